@@ -1,0 +1,34 @@
+// attention: out[r, h] = softmax(scale * q[r, h] . K) V over the keys at positions 0 .. position[r] of the row's own
+// sequence, read through its page table. GQA: query head h uses kv head h / (n_heads / n_kv_heads).
+//
+// Keys are taken in chunks of kAttentionChunk at absolute positions, merged in rising order, so a row's bits depend on
+// its own sequence alone: not on the other rows of the forward, on the page size or on which pages are held.
+// fp32 throughout; K and V are widened from the cache's dtype.
+#ifndef TANDEM_KERNELS_ATTENTION_ATTENTION_H_
+#define TANDEM_KERNELS_ATTENTION_ATTENTION_H_
+
+#include "runtime/core/kv.h"
+#include "runtime/core/program.h"
+#include "runtime/core/sequence.h"
+#include "runtime/core/worker.h"
+
+namespace tandem {
+
+inline constexpr int kAttentionChunk = 64;
+
+struct AttentionArgs {
+  static constexpr Op kOp = Op::kAttention;
+  RowPlan rows;
+  const float* q;   // [capacity, n_heads * head_dim]
+  KvLayer kv;
+  int32_t n_heads;
+  float scale;
+  float* out;       // [capacity, n_heads * head_dim]
+};
+
+void AttentionReference(const AttentionArgs& args);  // two passes, sums in double
+void AttentionCpu(const AttentionArgs& args, Worker worker);
+
+}  // namespace tandem
+
+#endif  // TANDEM_KERNELS_ATTENTION_ATTENTION_H_

@@ -1,0 +1,68 @@
+// plan: writes the rows of one forward from SeqState, so that no later step needs to know a sequence.
+// advance: what the forward computed is in the cache now.
+//
+// A row is (slot, position, token) and is always new to the cache: planning starts at rows[side], the first position
+// that the cache does not hold. (A device that wants a fixed number of rows may compute and not write older ones; the
+// CPU does not need to.)
+#ifndef TANDEM_KERNELS_PLAN_PLAN_H_
+#define TANDEM_KERNELS_PLAN_PLAN_H_
+
+#include "runtime/core/program.h"
+#include "runtime/core/sequence.h"
+#include "runtime/core/worker.h"
+
+namespace tandem {
+
+enum class PlanKind : int32_t {
+  // Committed tokens that the cache lacks, up to but not including the last one, cut at the next multiple of `chunk`
+  // and at the plan's capacity, slot after slot. No logits.
+  kExtend,
+  // Draft step `index` = 0: the committed tokens the cache lacks, at most two, the last one included. Logits of the
+  // last go to row (slot, 0).
+  // Draft step `index` > 0: proposed token index - 1 of the sequences that still draft. Logits go to row (slot, index).
+  kDraft,
+  // The target's rows: committed tokens the cache lacks (the last one at least), then the proposed ones. Logits of the
+  // last committed and of every proposed row i go to rows (slot, 0), (slot, i + 1).
+  kVerify,
+};
+
+// Draft step `index` takes the sequences with wanted > index; with `bonus_law` also those whose proposal ended at
+// wanted == index: their last proposed token is fed for the law after it, and nothing is drawn. Step 0 sets wanted and
+// n_proposed.
+struct PlanArgs {
+  static constexpr Op kOp = Op::kPlan;
+  PlanKind kind;
+  Side side;              // whose cache
+  int32_t index;          // kDraft
+  bool bonus_law;         // kDraft
+  int32_t chunk;          // kExtend
+  int32_t n_slots;
+  const SeqState* states; // [n_slots]
+  TokenTable tokens;
+  Proposal proposal;      // kDraft with index > 0, kVerify
+  RowPlan rows;           // out
+};
+
+// Proposed tokens that the next round may have: gamma, but never past the length limit (the round adds one more).
+TANDEM_HD inline int32_t WantedProposals(const SeqState& state) {
+  if (!state.live) return 0;
+  const int32_t room = state.length_limit - state.length - 1;
+  const int32_t wanted = state.gamma < room ? state.gamma : room;
+  return wanted > 0 ? wanted : 0;
+}
+
+// rows[side] = position + 1 of each planned row. The only step but settle and admit that writes rows[].
+struct AdvanceArgs {
+  static constexpr Op kOp = Op::kAdvance;
+  Side side;
+  SeqState* states;
+  RowPlan rows;
+};
+
+// Serial steps: worker 0 runs them.
+void Plan(const PlanArgs& args);
+void Advance(const AdvanceArgs& args);
+
+}  // namespace tandem
+
+#endif  // TANDEM_KERNELS_PLAN_PLAN_H_

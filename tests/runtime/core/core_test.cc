@@ -1,0 +1,103 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+#include "runtime/core/program.h"
+#include "runtime/core/uniforms.h"
+#include "runtime/core/view.h"
+#include "runtime/core/worker.h"
+
+namespace tandem {
+namespace {
+
+// Known answers of Random123's kat_vectors for philox4x32, 10 rounds.
+TEST(Philox, KnownAnswers) {
+  const Philox4x32 zero = Philox({{0, 0, 0, 0}}, 0, 0);
+  EXPECT_EQ(zero.word[0], 0x6627e8d5u);
+  EXPECT_EQ(zero.word[3], 0x9b00dbd8u);
+  const Philox4x32 ones = Philox({{~0u, ~0u, ~0u, ~0u}}, ~0u, ~0u);
+  EXPECT_EQ(ones.word[0], 0x408f276du);
+  EXPECT_EQ(ones.word[3], 0x6d5451fdu);
+  const Philox4x32 pi = Philox({{0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u}}, 0xa4093822u, 0x299f31d0u);
+  EXPECT_EQ(pi.word[0], 0xd16cfe09u);
+  EXPECT_EQ(pi.word[1], 0x94fdccebu);
+  EXPECT_EQ(pi.word[2], 0x5001e420u);
+  EXPECT_EQ(pi.word[3], 0x24126ea1u);
+}
+
+TEST(Uniforms, EveryPartOfTheKeyCounts) {
+  const UniformKey key{.seed = 1, .sequence = 2, .base = 3, .offset = 4, .purpose = Purpose::kKeep};
+  std::set<double> values = {UniformOf(key)};
+  auto with = [&](auto change) {
+    UniformKey other = key;
+    change(other);
+    values.insert(UniformOf(other));
+  };
+  with([](UniformKey& k) { k.seed += uint64_t{1} << 32; });
+  with([](UniformKey& k) { k.seed += 1; });
+  with([](UniformKey& k) { k.sequence += uint64_t{1} << 32; });
+  with([](UniformKey& k) { k.sequence += 1; });
+  with([](UniformKey& k) { k.base += 1; });
+  with([](UniformKey& k) { k.offset += 1; });
+  with([](UniformKey& k) { k.purpose = Purpose::kReplace; });
+  with([](UniformKey& k) { k.purpose = Purpose::kDraft; });
+  EXPECT_EQ(values.size(), 9u);
+  for (double value : values) {
+    EXPECT_GE(value, 0);
+    EXPECT_LT(value, 1);
+  }
+}
+
+TEST(Worker, SharesCoverEveryItemOnce) {
+  for (int64_t n : {0, 1, 7, 8, 63, 64, 1000}) {
+    for (int count : {1, 2, 3, 16}) {
+      for (int64_t granule : {1, 4}) {
+        int64_t next = 0;
+        for (int index = 0; index < count; ++index) {
+          const Share share = ShareOf(n, {index, count}, granule);
+          EXPECT_EQ(share.begin, next);
+          next = share.end;
+          EXPECT_TRUE(share.begin == n || share.begin % granule == 0);
+        }
+        EXPECT_EQ(next, n);
+      }
+    }
+  }
+}
+
+TEST(View, HalfPrecision) {
+  EXPECT_EQ(RoundToBf16(1.f), 1.f);
+  EXPECT_EQ(RoundToBf16(1.f + 1.f / 256), 1.f);              // a tie goes to even
+  EXPECT_EQ(RoundToBf16(1.f + 3.f / 256), 1.f + 4.f / 256);  // and here upwards
+  EXPECT_EQ(F16ToFloat(0x3c00), 1.f);
+  EXPECT_EQ(F16ToFloat(0x0001), std::ldexp(1.f, -24));
+  EXPECT_EQ(F16ToFloat(0xfbff), -65504.f);
+  const unsigned char odd[] = {0, 0x80, 0x3f};  // 1.0 in bf16, one byte off
+  EXPECT_EQ(LoadFloat(odd + 1, DType::kBf16, 0), 1.f);
+}
+
+struct Args {
+  static constexpr Op kOp = Op::kEmbed;
+  int64_t a;
+  char b;
+};
+
+TEST(Program, KeepsStepsAndArguments) {
+  Program program;
+  program.At(Lane::kDraft, Phase::kDraft);
+  program.Add(Args{7, 'x'});
+  program.Record(3);
+  program.At(Lane::kTarget, Phase::kVerify);
+  program.Wait(3);
+  program.Add(Args{8, 'y'});
+  ASSERT_EQ(program.steps().size(), 4u);
+  EXPECT_EQ(program.args_as<Args>(program.steps()[0]).a, 7);
+  EXPECT_EQ(program.args_as<Args>(program.steps()[3]).b, 'y');
+  EXPECT_EQ(program.steps()[1].op, Op::kRecord);
+  EXPECT_EQ(program.steps()[2].lane, Lane::kTarget);
+  EXPECT_EQ(*static_cast<const EventId*>(program.args(program.steps()[2])), 3);
+}
+
+}  // namespace
+}  // namespace tandem
