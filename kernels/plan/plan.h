@@ -36,6 +36,8 @@ struct PlanArgs {
   int32_t index;          // kDraft
   bool bonus_law;         // kDraft
   int32_t chunk;          // kExtend
+  int32_t n_vocab;        // the model's embedding rows; a committed token beyond them (the other model's padding)
+                          // is fed as token 0, which only a draft can meet and only costs it a rejection
   int32_t n_slots;
   const SeqState* states; // [n_slots]
   TokenTable tokens;

@@ -3,9 +3,10 @@
 #define TANDEM_RUNTIME_CORE_BUFFER_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
+#include <new>
 #include <type_traits>
 #include <vector>
 
@@ -16,23 +17,23 @@ namespace tandem {
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t bytes) : bytes_(bytes) {
-    if (bytes == 0) return;
-    const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    data_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded)));
-    TANDEM_CHECK(data_ != nullptr) << "out of memory: " << bytes << " bytes";
-    std::memset(data_.get(), 0, rounded);
+  // calloc: pages that are never used are never touched, so a cache costs what it holds.
+  explicit Buffer(size_t bytes) : block_(std::calloc(bytes + kAlignment, 1)), bytes_(bytes) {
+    TANDEM_CHECK(block_ != nullptr) << "out of memory: " << bytes << " bytes";
   }
 
-  std::byte* data() const { return data_.get(); }
+  std::byte* data() const {
+    const auto address = reinterpret_cast<uintptr_t>(block_.get());
+    return reinterpret_cast<std::byte*>((address + kAlignment - 1) / kAlignment * kAlignment);
+  }
   size_t bytes() const { return bytes_; }
 
  private:
   static constexpr size_t kAlignment = 64;
   struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
+    void operator()(void* p) const { std::free(p); }
   };
-  std::unique_ptr<std::byte, Free> data_;
+  std::unique_ptr<void, Free> block_;
   size_t bytes_ = 0;
 };
 
@@ -45,7 +46,9 @@ class Arena {
     buffers_.emplace_back(n * sizeof(T));
     bytes_ += n * sizeof(T);
     T* data = reinterpret_cast<T*>(buffers_.back().data());
-    for (size_t i = 0; i < n; ++i) new (data + i) T();
+    if constexpr (!std::is_trivially_default_constructible_v<T>) {
+      for (size_t i = 0; i < n; ++i) new (data + i) T();
+    }
     return data;
   }
   size_t bytes() const { return bytes_; }

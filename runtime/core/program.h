@@ -46,7 +46,8 @@ enum class Op : uint16_t {
 enum class Lane : uint8_t { kTarget = 0, kDraft = 1 };
 inline constexpr int kNumLanes = 2;
 
-// What a step's time is booked under in reports.
+// What a step's time is booked under in reports: the models' forwards (prefill, draft, verify), laws and sampling and
+// the rule's judgement (rule), and the end of a round (settle).
 enum class Phase : uint8_t { kPrefill, kDraft, kVerify, kRule, kSettle, kCount };
 
 // An event's number; made by whoever lays out an engine's programs.

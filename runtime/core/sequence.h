@@ -42,6 +42,7 @@ struct SeqState {
   bool live = false;       // holds an unfinished sequence; steps skip the slot otherwise
   uint64_t seed = 0;       // with `sequence`: the key of its random numbers
   uint64_t sequence = 0;
+  uint64_t admission = 0;  // which of the engine's admissions this is
   int32_t length = 0;         // committed tokens, prompt included
   int32_t prompt_length = 0;
   int32_t length_limit = 0;   // the sequence ends when `length` reaches it
@@ -96,15 +97,16 @@ struct Proposal {
   int32_t* n_proposed = nullptr;  // [n_slots]
   int32_t* tokens = nullptr;      // [n_slots, block]
   int32_t* parent = nullptr;      // [n_slots, block] a chain: -1, 0, 1, ...
+  Fault* fault = nullptr;         // [n_slots] what the drafter did wrong, if anything
   bool has_law = false;           // false: every proposed token is a point mass (n-gram lookup)
   bool has_bonus_law = false;     // q of the position after the last proposed token is known too (bonus: pi)
-  LawBuffer law;                  // rows [n_slots * block]; has_law only
+  LawBuffer law = {};             // rows [n_slots * block]; has_law only
 };
 
 // The target's law at every position of the block and at the one after it.
 struct Scores {
   int32_t block = 0;
-  LawBuffer law;                  // rows [n_slots * block]; row i judges proposed token i, row n_proposed is the bonus
+  LawBuffer law = {};             // rows [n_slots * block]; row i judges proposed token i, row n_proposed is the bonus
 };
 
 // Who a committed token comes from.
@@ -127,7 +129,7 @@ struct Verdicts {
 
 // What one round did to one slot: all that the host learns.
 struct SlotRecord {
-  uint64_t sequence = 0;
+  uint64_t admission = 0;         // of the sequence that had the slot
   bool ran = false;               // the slot was live
   int32_t base = 0;               // committed length before the round
   int32_t n_proposed = 0;

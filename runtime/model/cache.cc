@@ -1,0 +1,55 @@
+#include "runtime/model/cache.h"
+
+namespace tandem {
+namespace {
+
+int64_t PagesFor(int64_t n_tokens, int32_t page_size) { return (n_tokens + page_size - 1) / page_size; }
+
+}  // namespace
+
+PagedCache::PagedCache(const ModelShape& shape, const CacheOptions& options)
+    : options_(options),
+      n_pages_(PagesFor(options.n_tokens, options.page_size)),
+      max_pages_(static_cast<int32_t>(PagesFor(options.max_context, options.page_size))),
+      page_table_(arena_.New<int32_t>(static_cast<size_t>(options.n_slots) * max_pages_)),
+      n_reserved_(options.n_slots, 0) {
+  const size_t layer_bytes = static_cast<size_t>(n_pages_) * options.page_size * shape.n_kv_heads * shape.head_dim *
+                             SizeOf(options.dtype);
+  for (int32_t layer = 0; layer < shape.n_layers; ++layer) {
+    layers_.push_back({.k = arena_.New<std::byte>(layer_bytes),
+                       .v = arena_.New<std::byte>(layer_bytes),
+                       .dtype = options.dtype,
+                       .page_size = options.page_size,
+                       .n_kv_heads = shape.n_kv_heads,
+                       .head_dim = shape.head_dim,
+                       .page_table = page_table_,
+                       .max_pages = max_pages_});
+  }
+  free_.reserve(n_pages_);
+  for (int64_t page = n_pages_; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
+}
+
+bool PagedCache::Reserve(int32_t slot, int64_t n_tokens) {
+  const int64_t n_pages = PagesFor(n_tokens, options_.page_size);
+  TANDEM_CHECK(n_pages <= max_pages_) << n_tokens << " positions, of at most " << options_.max_context;
+  const int64_t n_more = n_pages - n_reserved_[slot];
+  if (n_more <= 0) return true;
+  if (n_more > static_cast<int64_t>(free_.size())) return false;
+  int32_t* row = page_table_ + static_cast<int64_t>(slot) * max_pages_;
+  for (int64_t i = 0; i < n_more; ++i) {
+    row[n_reserved_[slot]++] = free_.back();
+    free_.pop_back();
+  }
+  return true;
+}
+
+void PagedCache::Release(int32_t slot) {
+  const int32_t* row = page_table_ + static_cast<int64_t>(slot) * max_pages_;
+  while (n_reserved_[slot] > 0) free_.push_back(row[--n_reserved_[slot]]);
+}
+
+int64_t PagedCache::BytesPerToken(const ModelShape& shape, DType dtype) {
+  return int64_t{2} * shape.n_layers * shape.n_kv_heads * shape.head_dim * static_cast<int64_t>(SizeOf(dtype));
+}
+
+}  // namespace tandem

@@ -1,0 +1,57 @@
+// PagedCache: the KV memory of one model for every slot of a batch, in pages of a fixed number of positions.
+//
+// The host owns it and hands out pages: Reserve before a sequence's first step, Release after its last. A slot's row of
+// the page table is written only while no queued step plans a row of that slot. How many positions of a page are valid
+// is not the cache's business but SeqState's: settle cuts by lowering a number.
+#ifndef TANDEM_RUNTIME_MODEL_CACHE_H_
+#define TANDEM_RUNTIME_MODEL_CACHE_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/core/buffer.h"
+#include "runtime/core/kv.h"
+#include "runtime/model/model.h"
+
+namespace tandem {
+
+struct CacheOptions {
+  int32_t n_slots = 1;
+  int32_t page_size = 16;
+  int64_t n_tokens = 0;      // positions in all, rounded up to pages
+  int32_t max_context = 0;   // positions of one sequence
+  DType dtype = DType::kF32;
+};
+
+class PagedCache {
+ public:
+  PagedCache(const ModelShape& shape, const CacheOptions& options);
+
+  // Makes room for `n_tokens` positions of the slot; false, changing nothing, if the free pages do not reach.
+  // REQUIRES: n_tokens <= max_context.
+  [[nodiscard]] bool Reserve(int32_t slot, int64_t n_tokens);
+  void Release(int32_t slot);
+
+  int64_t free_tokens() const { return static_cast<int64_t>(free_.size()) * options_.page_size; }
+  int64_t total_tokens() const { return n_pages_ * options_.page_size; }
+  int64_t reserved_tokens(int32_t slot) const { return n_reserved_[slot] * int64_t{options_.page_size}; }
+  int64_t bytes() const { return static_cast<int64_t>(arena_.bytes()); }
+  static int64_t BytesPerToken(const ModelShape& shape, DType dtype);
+
+  // [n_layers]
+  const KvLayer* layers() const { return layers_.data(); }
+
+ private:
+  CacheOptions options_;
+  int64_t n_pages_;
+  int32_t max_pages_;  // of one sequence
+  Arena arena_;
+  int32_t* page_table_;              // [n_slots, max_pages]
+  std::vector<int32_t> n_reserved_;  // [n_slots] pages
+  std::vector<int32_t> free_;        // a stack
+  std::vector<KvLayer> layers_;
+};
+
+}  // namespace tandem
+
+#endif  // TANDEM_RUNTIME_MODEL_CACHE_H_

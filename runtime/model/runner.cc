@@ -1,0 +1,70 @@
+#include "runtime/model/runner.h"
+
+#include "kernels/law/law.h"
+
+namespace tandem {
+namespace {
+
+CacheOptions WithDType(CacheOptions options, ActivationDType dtype) {
+  options.dtype = dtype == ActivationDType::kBf16 ? DType::kBf16 : DType::kF32;
+  return options;
+}
+
+}  // namespace
+
+ModelRunner::ModelRunner(std::shared_ptr<const Model> model, const RunnerOptions& options)
+    : model_(std::move(model)),
+      options_(options),
+      cache_(model_->shape(), WithDType(options.cache, options.dtype)),
+      workspace_(model_->NewWorkspace(arena_, options.max_rows, options.n_workers)) {
+  rows_.capacity = options.max_rows;
+  rows_.n_rows = arena_.New<int32_t>(1);
+  rows_.slot = arena_.New<int32_t>(options.max_rows);
+  rows_.position = arena_.New<int32_t>(options.max_rows);
+  rows_.token = arena_.New<int32_t>(options.max_rows);
+  rows_.n_logits = arena_.New<int32_t>(1);
+  rows_.logits_row = arena_.New<int32_t>(options.max_rows);
+  rows_.logits_out = arena_.New<int32_t>(options.max_rows);
+}
+
+RowPlan ModelRunner::Extend(Program& program, const Batch& batch, const What& what, const LawBuffer& out) {
+  program.Add(PlanArgs{.kind = what.kind,
+                       .side = options_.side,
+                       .index = what.index,
+                       .bonus_law = what.bonus_law,
+                       .chunk = what.chunk,
+                       .n_vocab = model_->shape().n_vocab,
+                       .n_slots = batch.n_slots,
+                       .states = batch.states,
+                       .tokens = batch.tokens,
+                       .proposal = what.proposal,
+                       .rows = rows_});
+  model_->Emit(program, {.rows = rows_,
+                         .kv = cache_.layers(),
+                         .workspace = workspace_,
+                         .dtype = options_.dtype,
+                         .out = out});
+  program.Add(AdvanceArgs{.side = options_.side, .states = batch.states, .rows = rows_});
+  if (out.logits == nullptr) return rows_;
+  if (law_scratch_ == nullptr) {
+    law_stride_ = out.stride;
+    law_scratch_ = arena_.New<float>(static_cast<size_t>(options_.n_workers) * law_stride_);
+  }
+  TANDEM_CHECK(out.stride <= law_stride_);
+  const Phase phase = program.phase();
+  program.At(program.lane(), Phase::kRule);
+  program.Add(LawArgs{.states = batch.states, .rows = rows_, .laws = out, .scratch = law_scratch_});
+  program.At(program.lane(), phase);
+  return rows_;
+}
+
+LawBuffer NewLaws(Arena& arena, int64_t n_rows, int32_t n_head_rows, int32_t n_vocab) {
+  constexpr int32_t kGranule = 16;  // rows start at cache lines
+  const int32_t stride = (n_head_rows + kGranule - 1) / kGranule * kGranule;
+  return {.logits = arena.New<float>(static_cast<size_t>(n_rows) * stride),
+          .records = arena.New<LawRecord>(static_cast<size_t>(n_rows)),
+          .stride = stride,
+          .n_vocab = n_vocab};
+}
+
+}  // namespace tandem
