@@ -1,60 +1,218 @@
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/linear/linear.h"
 
+#define HWY_DISABLED_TARGETS HWY_SSSE3
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/linear/linear_cpu.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "kernels/linear/dot_tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
 namespace tandem {
+namespace HWY_NAMESPACE {
 namespace {
 
-void Prepare(const LinearArgs& args, const float* in, float* out) {
-  float scale = 1;
-  if (args.norm) {
-    float sum = 0;
-    for (int k = 0; k < args.in_dim; ++k) sum += in[k] * in[k];
-    scale = 1 / std::sqrt(sum / static_cast<float>(args.in_dim) + args.norm_eps);
+// N values of `view`, a row vector, from element k on, widened.
+VF LoadRowVector(const View& view, const uint8_t* bytes, int64_t k) {
+  const uint8_t* p = bytes + k * static_cast<int64_t>(SizeOf(view.dtype));
+  if (view.dtype == DType::kF32) return LoadBytes(DF(), p);
+  if (view.dtype == DType::kF16) return F16Weights::Wide(p);
+  const hn::Rebind<uint16_t, DF> d16;
+  return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), LoadBytes(d16, p))));
+}
+
+VF RoundToBf16(VF value) {
+  const DF d;
+  const DU du;
+  const auto bits = hn::BitCast(du, value);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const auto nearest = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fff)));
+  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000));
+  const VF rounded = hn::IfThenElse(hn::IsNaN(value), hn::BitCast(d, quiet), hn::BitCast(d, nearest));
+  return hn::And(rounded, hn::BitCast(d, hn::Set(du, 0xffff0000u)));
+}
+
+// The last, incomplete group of a row, padded with zeros, so that all groups are treated alike.
+struct LastGroup {
+  LastGroup(const void* row, size_t size, int64_t begin, int64_t end) {
+    std::memcpy(bytes, static_cast<const uint8_t*>(row) + begin * size, (end - begin) * size);
   }
-  for (int k = 0; k < args.in_dim; ++k) {
-    float value = in[k];
-    if (args.norm) value = value * scale * LoadFloat(args.norm.data, args.norm.dtype, k);
-    out[k] = args.round_bf16 ? RoundToBf16(value) : value;
+  alignas(64) uint8_t bytes[kGroup * sizeof(float)] = {};
+};
+
+float RmsScale(const float* in, int64_t n, float eps) {
+  const DF d;
+  VF low = hn::Zero(d), high = hn::Zero(d);
+  const auto add = [&](const float* group) HWY_ATTR {
+    const VF a = hn::LoadU(d, group), b = hn::LoadU(d, group + kLanes);
+    low = hn::MulAdd(a, a, low);
+    high = hn::MulAdd(b, b, high);
+  };
+  const int64_t full = n / kGroup * kGroup;
+  for (int64_t k = 0; k < full; k += kGroup) add(in + k);
+  if (full < n) {
+    const LastGroup last(in, sizeof(float), full, n);
+    add(reinterpret_cast<const float*>(last.bytes));
+  }
+  const float sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(low, high)));
+  return 1.f / std::sqrt(sum / static_cast<float>(n) + eps);
+}
+
+// Writes the prepared row `in` as column `col` of a tile of `n_cols`.
+template <bool kEvenOdd>
+void PackRow(const LinearArgs& args, const float* in, int col, int n_cols, float* packed) {
+  const DF d;
+  const int64_t n = args.in_dim;
+  const VF scale = hn::Set(d, args.norm ? RmsScale(in, n, args.norm_eps) : 1.f);
+  const auto pack = [&](const float* group, const uint8_t* norm, int64_t norm_k, float* out) HWY_ATTR {
+    VF low = hn::LoadU(d, group), high = hn::LoadU(d, group + kLanes);
+    if (norm != nullptr) {
+      low = hn::Mul(hn::Mul(low, scale), LoadRowVector(args.norm, norm, norm_k));
+      high = hn::Mul(hn::Mul(high, scale), LoadRowVector(args.norm, norm, norm_k + kLanes));
+    }
+    if (args.round_bf16) {
+      low = RoundToBf16(low);
+      high = RoundToBf16(high);
+    }
+    PackGroup<kEvenOdd>(low, high, out);
+  };
+  const auto* norm = static_cast<const uint8_t*>(args.norm.data);
+  float* out = packed + col * kGroup;
+  const int64_t full = n / kGroup * kGroup;
+  for (int64_t k = 0; k < full; k += kGroup) {
+    pack(in + k, norm, k, out);
+    out += n_cols * kGroup;
+  }
+  if (full == n) return;
+  const LastGroup last(in, sizeof(float), full, n);
+  if (norm == nullptr) {
+    pack(reinterpret_cast<const float*>(last.bytes), nullptr, 0, out);
+  } else {
+    const LastGroup last_norm(norm, SizeOf(args.norm.dtype), full, n);
+    pack(reinterpret_cast<const float*>(last.bytes), last_norm.bytes, 0, out);
   }
 }
 
-float Dot(const View& weight, int64_t row, const float* in, int n) {
-  constexpr int kLanes = 16;
-  const std::byte* w = weight.row(row);
-  float sums[kLanes] = {};
-  int k = 0;
-  for (; k + kLanes <= n; k += kLanes) {
-    for (int i = 0; i < kLanes; ++i) sums[i] += LoadFloat(w, weight.dtype, k + i) * in[k + i];
+// The rows of the step cut into tiles of about equal width.
+struct Tiles {
+  int n_rows;
+  int n_tiles;
+  explicit Tiles(int n) : n_rows(n), n_tiles((n + kTileCols - 1) / kTileCols) {}
+  int begin(int tile) const { return n_rows * tile / n_tiles; }
+};
+
+template <bool kEvenOdd>
+void Pack(const LinearArgs& args, int64_t padded, float* packed) {
+  const Tiles tiles(*args.n_rows);
+  for (int tile = 0; tile < tiles.n_tiles; ++tile) {
+    const int begin = tiles.begin(tile), end = tiles.begin(tile + 1);
+    for (int m = begin; m < end; ++m) {
+      const float* in = args.in + (args.src ? args.src[m] : m) * args.in_stride;
+      PackRow<kEvenOdd>(args, in, m - begin, end - begin, packed + begin * padded);
+    }
   }
-  for (; k < n; ++k) sums[k % kLanes] += LoadFloat(w, weight.dtype, k) * in[k];
-  float sum = 0;
-  for (float lane : sums) sum += lane;
-  return sum;
 }
 
-}  // namespace
-
-int64_t LinearScratch(int32_t max_rows, int32_t in_dim) { return static_cast<int64_t>(max_rows) * in_dim; }
-
-void LinearCpu(const LinearArgs& args, Worker worker) {
-  float* prepared = args.scratch + worker.index * LinearScratch(args.max_rows, args.in_dim);
-  for (int m = 0; m < *args.n_rows; ++m) {
-    Prepare(args, args.in + (args.src ? args.src[m] : m) * args.in_stride,
-            prepared + static_cast<int64_t>(m) * args.in_dim);
+// Adds the sums of `n` output elements of one row to their place.
+void Emit(const float* sums, const float* bias, int n, bool accumulate, float* out) {
+#if HWY_TARGET != HWY_SCALAR
+  if (n == kTileRows) {
+    const hn::Full128<float> d;
+    auto value = hn::Add(hn::LoadU(d, sums), hn::LoadU(d, bias));
+    if (accumulate) value = hn::Add(hn::LoadU(d, out), value);
+    hn::StoreU(value, d, out);
+    return;
   }
-  for (int s = 0; s < args.n_segments; ++s) {
-    const LinearSegment& segment = args.segment[s];
-    const Share share = ShareOf(segment.weight.n_rows, worker);
-    for (int64_t o = share.begin; o < share.end; ++o) {
-      for (int m = 0; m < *args.n_rows; ++m) {
-        float sum = Dot(segment.weight, o, prepared + static_cast<int64_t>(m) * args.in_dim, args.in_dim);
-        if (segment.bias) sum += LoadFloat(segment.bias.data, segment.bias.dtype, o);
+#endif
+  for (int i = 0; i < n; ++i) {
+    const float value = sums[i] + bias[i];
+    out[i] = accumulate ? out[i] + value : value;
+  }
+}
+
+// Output elements [begin, end) of one segment, for all rows.
+template <class W>
+void Multiply(const LinearArgs& args, const LinearSegment& segment, Share share, int64_t padded,
+              const float* packed) {
+  const Tiles tiles(*args.n_rows);
+  const auto* data = static_cast<const uint8_t*>(segment.weight.data);
+  const int64_t row_bytes = args.in_dim * static_cast<int64_t>(W::kSize);
+  for (int64_t o = share.begin; o < share.end; o += kTileRows) {
+    const int n = static_cast<int>(std::min<int64_t>(kTileRows, share.end - o));
+    const uint8_t* weights[kTileRows];
+    float bias[kTileRows] = {};
+    for (int i = 0; i < kTileRows; ++i) weights[i] = data + (o + std::min(i, n - 1)) * row_bytes;
+    if (segment.bias) {
+      for (int i = 0; i < n; ++i) bias[i] = LoadFloat(segment.bias.data, segment.bias.dtype, o + i);
+    }
+    for (int tile = 0; tile < tiles.n_tiles; ++tile) {
+      const int begin = tiles.begin(tile), end = tiles.begin(tile + 1);
+      float sums[kTileCols * kTileRows];
+      DotTileOf<W>(end - begin, weights, args.in_dim, packed + begin * padded, kTileRows * row_bytes, sums);
+      for (int m = begin; m < end; ++m) {
         float* out = segment.out + (args.dst ? args.dst[m] : m) * segment.out_stride + o;
-        *out = segment.accumulate ? *out + sum : sum;
+        Emit(sums + (m - begin) * kTileRows, bias, n, segment.accumulate, out);
       }
     }
   }
 }
 
+void Linear(const LinearArgs& args, Worker worker) {
+  if (*args.n_rows == 0) return;
+  const int64_t padded = LinearScratch(1, args.in_dim);
+  float* packed = args.scratch + worker.index * LinearScratch(args.max_rows, args.in_dim);
+  int64_t n_outputs = 0;
+  for (int s = 0; s < args.n_segments; ++s) n_outputs += args.segment[s].weight.n_rows;
+  // One share of all segments' outputs; a granule of a cache line, so that workers do not write to the same
+  // one.
+  const Share share = ShareOf(n_outputs, worker, 16);
+  int64_t first = 0;
+  int packed_for = -1;
+  for (int s = 0; s < args.n_segments; ++s) {
+    const LinearSegment& segment = args.segment[s];
+    const int64_t n = segment.weight.n_rows;
+    const Share part = {std::clamp<int64_t>(share.begin - first, 0, n),
+                        std::clamp<int64_t>(share.end - first, 0, n)};
+    first += n;
+    if (part.begin == part.end) continue;
+    const int even_odd = segment.weight.dtype == DType::kBf16;
+    if (packed_for != even_odd)
+      even_odd ? Pack<true>(args, padded, packed) : Pack<false>(args, padded, packed);
+    packed_for = even_odd;
+    switch (segment.weight.dtype) {
+      case DType::kF32:
+        Multiply<F32Weights>(args, segment, part, padded, packed);
+        break;
+      case DType::kBf16:
+        Multiply<Bf16Weights>(args, segment, part, padded, packed);
+        break;
+      case DType::kF16:
+        Multiply<F16Weights>(args, segment, part, padded, packed);
+        break;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
 }  // namespace tandem
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tandem {
+
+HWY_EXPORT(Linear);
+
+int64_t LinearScratch(int32_t max_rows, int32_t in_dim) {
+  constexpr int64_t kLargestGroup = 32;
+  return max_rows * ((in_dim + kLargestGroup - 1) / kLargestGroup * kLargestGroup);
+}
+
+void LinearCpu(const LinearArgs& args, Worker worker) { HWY_DYNAMIC_DISPATCH(Linear)(args, worker); }
+
+}  // namespace tandem
+#endif  // HWY_ONCE

@@ -1,0 +1,486 @@
+// bench_kernels: what a forward costs on this CPU, step by step, against the rate at which it can read
+// memory.
+//
+// Every figure is a ratio within one run: a repetition reads memory once and runs one forward of each number
+// of rows, in turn, so that a slow moment falls on all of them. The workers run a forward's steps in lockstep
+// as the runtime's executor does, each with its share, and meet after every step. That, and the table of
+// ratios, is why this has a main of its own: Google Benchmark times one case after the other, each on threads
+// of its own.
+//
+// Weights lie in 4 KiB pages, as those of a mapped checkpoint do; the read rate is the better of 4 KiB pages
+// and whatever pages the system prefers.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/attention/attention.h"
+#include "kernels/embed/embed.h"
+#include "kernels/linear/linear.h"
+#include "kernels/rope/rope.h"
+#include "kernels/silu_gate/silu_gate.h"
+#include "runtime/core/buffer.h"
+#include "tests/kernels/cases.h"
+
+namespace tandem {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
+
+// Threads that run the same function and can wait for each other, spinning: a step is shorter than a thread's
+// wake-up.
+class Team {
+ public:
+  explicit Team(int n_workers) : n_(n_workers) {
+    for (int i = 1; i < n_; ++i) {
+      threads_.emplace_back([this, i] {
+        while (true) {
+          Meet();
+          if (!job_) return;
+          job_({i, n_});
+          Meet();
+        }
+      });
+    }
+  }
+  ~Team() {
+    job_ = nullptr;
+    Meet();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void Run(std::function<void(Worker)> job) {
+    job_ = std::move(job);
+    Meet();
+    job_({0, n_});
+    Meet();
+  }
+
+  void Meet() {
+    const int round = round_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == n_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      return;
+    }
+    for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
+      if (spins > 20000) std::this_thread::yield();
+    }
+  }
+
+ private:
+  const int n_;
+  std::function<void(Worker)> job_;
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<int> round_{0};
+  std::vector<std::thread> threads_;
+};
+
+// Zeroed pages of their own.
+class Pages {
+ public:
+  Pages(size_t bytes, bool small) : bytes_(bytes) {
+    data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    TANDEM_CHECK(data_ != MAP_FAILED) << bytes << " bytes";
+    if (small) madvise(data_, bytes, MADV_NOHUGEPAGE);
+  }
+  ~Pages() { munmap(data_, bytes_); }
+  Pages(const Pages&) = delete;
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_;
+  size_t bytes_;
+};
+
+// Reads a share of the pages; the sum keeps the compiler from dropping the loads.
+uint64_t Read(const Pages& pages, Worker worker) {
+  const auto* words = reinterpret_cast<const uint64_t*>(pages.data());
+  const Share share = ShareOf(static_cast<int64_t>(pages.bytes() / 8), worker, 512);
+  uint64_t sums[8] = {};
+  for (int64_t i = share.begin; i < share.end; i += 8) {
+    __builtin_prefetch(words + i + 512);
+    for (int j = 0; j < 8; ++j) sums[j] += words[i + j];
+  }
+  uint64_t sum = 0;
+  for (uint64_t s : sums) sum += s;
+  return sum;
+}
+
+struct Random {
+  uint64_t state = 88172645463325252u;
+  uint64_t Next() {
+    state ^= state << 13;
+    state ^= state >> 7;
+    return state ^= state << 17;
+  }
+  float Unit() { return static_cast<float>(static_cast<int64_t>(Next() >> 40) - (1 << 23)) / (1 << 23); }
+};
+
+constexpr int kMaxRows = 16;
+constexpr int kContext = 256;
+constexpr int kPageSize = 16;
+
+// A model of random bf16 weights and the program of its forward, of *n_rows rows of one sequence.
+class Stack {
+ public:
+  Stack(const StackCase& shape, int n_workers)
+      : shape_(shape), n_workers_(n_workers), weights_(WeightBytes(shape), /*small=*/true) {
+    Random random;
+    auto* w = reinterpret_cast<uint16_t*>(weights_.data());
+    for (size_t i = 0; i < weights_.bytes() / 2; i += 2) {
+      const uint64_t bits = random.Next();  // two values of either sign, 2^-5 to 2^-3 in size
+      const uint32_t pair = (bits & 0x80ff80ffu) | 0x3d003d00u;
+      std::memcpy(w + i, &pair, 4);
+    }
+    Record(random);
+  }
+
+  const Program& program() const { return program_; }
+  const std::vector<int>& label_of() const { return label_of_; }
+  const std::vector<std::string>& labels() const { return labels_; }
+  const std::vector<size_t>& label_bytes() const { return label_bytes_; }
+  size_t bytes() const { return weights_.bytes(); }
+
+  void SetRows(int n) {
+    *rows_.n_rows = n;
+    *rows_.n_logits = n;
+  }
+  uint64_t Hash() const {
+    const int64_t n = *rows_.n_rows * static_cast<int64_t>(shape_.n_vocab ? shape_.n_vocab : shape_.hidden);
+    const float* values = shape_.n_vocab ? logits_ : x_;
+    uint64_t hash = 14695981039346656037u;
+    for (int64_t i = 0; i < n; ++i) {
+      TANDEM_CHECK(std::isfinite(values[i])) << shape_.name << ", output " << i;
+      uint32_t bits;
+      std::memcpy(&bits, values + i, 4);
+      hash = (hash ^ bits) * 1099511628211u;
+    }
+    return hash;
+  }
+
+ private:
+  static size_t LayerWeights(const StackCase& s) {
+    const size_t q = s.n_heads * s.head_dim, kv = s.n_kv_heads * s.head_dim;
+    return s.hidden * (2 * q + 2 * kv + 3 * static_cast<size_t>(s.intermediate));
+  }
+  static size_t WeightBytes(const StackCase& s) {
+    return 2 * (s.n_layers * LayerWeights(s) + static_cast<size_t>(s.hidden) * s.n_vocab);
+  }
+
+  View Weight(int64_t out, int64_t in) {
+    const View view = {weights_.data() + used_, DType::kBf16, out, in};
+    used_ += view.bytes();
+    TANDEM_CHECK(used_ <= weights_.bytes());
+    return view;
+  }
+
+  template <typename Args>
+  void Add(const std::string& label, const Args& args, size_t bytes = 0) {
+    const auto found = std::find(labels_.begin(), labels_.end(), label);
+    const int index = static_cast<int>(found - labels_.begin());
+    if (found == labels_.end()) {
+      labels_.push_back(label);
+      label_bytes_.push_back(0);
+    }
+    label_of_.push_back(index);
+    label_bytes_[index] += bytes;
+    program_.Add(args);
+  }
+
+  void AddLinear(const std::string& label, const float* in, int in_dim, View norm,
+                 std::vector<LinearSegment> segments) {
+    LinearArgs args = {};
+    args.in = in;
+    args.in_stride = in_dim;
+    args.in_dim = in_dim;
+    args.norm = norm;
+    args.norm_eps = 1e-5f;
+    args.n_rows = rows_.n_rows;
+    args.max_rows = kMaxRows;
+    args.scratch = scratch_;
+    args.n_segments = static_cast<int32_t>(segments.size());
+    size_t bytes = 0;
+    std::string shape = std::to_string(in_dim) + " -> ";
+    for (size_t i = 0; i < segments.size(); ++i) {
+      args.segment[i] = segments[i];
+      bytes += segments[i].weight.bytes();
+      shape += (i ? " + " : "") + std::to_string(segments[i].weight.n_rows);
+    }
+    Add(label + "  " + shape, args, bytes);
+  }
+
+  void Record(Random& random) {
+    const StackCase& s = shape_;
+    const int q_dim = s.n_heads * s.head_dim, kv_dim = s.n_kv_heads * s.head_dim;
+    rows_.capacity = kMaxRows;
+    rows_.n_rows = arena_.New<int32_t>(1);
+    rows_.n_logits = arena_.New<int32_t>(1);
+    rows_.slot = arena_.New<int32_t>(kMaxRows);
+    rows_.position = arena_.New<int32_t>(kMaxRows);
+    rows_.token = arena_.New<int32_t>(kMaxRows);
+    for (int r = 0; r < kMaxRows; ++r) {
+      rows_.position[r] = kContext + r;
+      rows_.token[r] = 17 * r;
+    }
+    x_ = arena_.New<float>(kMaxRows * s.hidden);
+    float* q = arena_.New<float>(kMaxRows * q_dim);
+    float* k = arena_.New<float>(kMaxRows * kv_dim);
+    float* v = arena_.New<float>(kMaxRows * kv_dim);
+    float* attention = arena_.New<float>(kMaxRows * q_dim);
+    float* gate = arena_.New<float>(kMaxRows * s.intermediate);
+    float* up = arena_.New<float>(kMaxRows * s.intermediate);
+    float* cos_sin = arena_.New<float>(kMaxRows * s.head_dim);
+    float* inv_freq = arena_.New<float>(s.head_dim / 2);
+    logits_ = arena_.New<float>(static_cast<size_t>(kMaxRows) * s.n_vocab);
+    scratch_ = arena_.New<float>(n_workers_ * LinearScratch(kMaxRows, std::max(s.hidden, s.intermediate)));
+    for (int i = 0; i < s.head_dim / 2; ++i) inv_freq[i] = std::pow(1e4f, -2.f * i / s.head_dim);
+    float* ones = arena_.New<float>(s.hidden);
+    std::fill(ones, ones + s.hidden, 1.f);
+    const View norm = {ones, DType::kF32, 1, s.hidden};
+    float* table = arena_.New<float>(512 * s.hidden);
+    for (int i = 0; i < 512 * s.hidden; ++i) table[i] = random.Unit();
+
+    const int max_pages = (kContext + kMaxRows) / kPageSize + 1;
+    int32_t* pages = arena_.New<int32_t>(max_pages);
+    for (int i = 0; i < max_pages; ++i)
+      pages[i] = (7 * i) % max_pages;  // 7 and max_pages share no factor: 18 pages
+    const int64_t cache = static_cast<int64_t>(max_pages) * kPageSize * kv_dim;
+
+    Add("embed", EmbedArgs{{table, DType::kF32, 512, s.hidden}, rows_, x_});
+    Add("rope_angles", RopeAnglesArgs{rows_, inv_freq, s.head_dim, cos_sin});
+    for (int layer = 0; layer < s.n_layers; ++layer) {
+      KvLayer kv;
+      kv.k = NewCache(cache, random);
+      kv.v = NewCache(cache, random);
+      kv.page_size = kPageSize;
+      kv.n_kv_heads = s.n_kv_heads;
+      kv.head_dim = s.head_dim;
+      kv.page_table = pages;
+      kv.max_pages = max_pages;
+      AddLinear("qkv", x_, s.hidden, norm,
+                {{Weight(q_dim, s.hidden), {}, q, q_dim, false},
+                 {Weight(kv_dim, s.hidden), {}, k, kv_dim, false},
+                 {Weight(kv_dim, s.hidden), {}, v, kv_dim, false}});
+      Add("rope_append", RopeAppendArgs{rows_, q, k, v, {}, {}, 0, cos_sin, s.n_heads, kv});
+      Add("attention, " + std::to_string(kContext) + " keys",
+          AttentionArgs{rows_, q, kv, s.n_heads, 1 / std::sqrt(static_cast<float>(s.head_dim)), attention});
+      AddLinear("o", attention, q_dim, {}, {{Weight(s.hidden, q_dim), {}, x_, s.hidden, true}});
+      AddLinear("gate, up", x_, s.hidden, norm,
+                {{Weight(s.intermediate, s.hidden), {}, gate, s.intermediate, false},
+                 {Weight(s.intermediate, s.hidden), {}, up, s.intermediate, false}});
+      Add("silu_gate", SiluGateArgs{rows_.n_rows, s.intermediate, gate, up});
+      AddLinear("down", gate, s.intermediate, {},
+                {{Weight(s.hidden, s.intermediate), {}, x_, s.hidden, true}});
+    }
+    if (s.n_vocab) {
+      AddLinear("head", x_, s.hidden, norm, {{Weight(s.n_vocab, s.hidden), {}, logits_, s.n_vocab, false}});
+    }
+  }
+
+  float* NewCache(int64_t n, Random& random) {
+    float* data = arena_.New<float>(n);
+    for (int64_t i = 0; i < n; ++i) data[i] = random.Unit();
+    return data;
+  }
+
+  StackCase shape_;
+  int n_workers_;
+  Pages weights_;
+  size_t used_ = 0;
+  Arena arena_;
+  RowPlan rows_;
+  float* x_ = nullptr;
+  float* logits_ = nullptr;
+  float* scratch_ = nullptr;
+  Program program_;
+  std::vector<int> label_of_;
+  std::vector<std::string> labels_;
+  std::vector<size_t> label_bytes_;
+};
+
+void RunStep(const Program& program, const Step& step, Worker worker) {
+  switch (step.op) {
+    case Op::kEmbed:
+      return EmbedCpu(program.args_as<EmbedArgs>(step), worker);
+    case Op::kRopeAngles:
+      return RopeAnglesCpu(program.args_as<RopeAnglesArgs>(step), worker);
+    case Op::kLinear:
+      return LinearCpu(program.args_as<LinearArgs>(step), worker);
+    case Op::kRopeAppend:
+      return RopeAppendCpu(program.args_as<RopeAppendArgs>(step), worker);
+    case Op::kAttention:
+      return AttentionCpu(program.args_as<AttentionArgs>(step), worker);
+    case Op::kSiluGate:
+      return SiluGateCpu(program.args_as<SiluGateArgs>(step), worker);
+    default:
+      TANDEM_CHECK(false) << "a step that this program does not hold";
+  }
+}
+
+// Times of one forward: of each label's steps together, and of the whole in the last element.
+void Forward(Team& team, const Stack& stack, std::vector<double>& times) {
+  times.assign(stack.labels().size() + 1, 0.);
+  const Program& program = stack.program();
+  team.Run([&](Worker worker) {
+    const Clock::time_point start = Clock::now();
+    Clock::time_point before = start;
+    for (size_t i = 0; i < program.steps().size(); ++i) {
+      RunStep(program, program.steps()[i], worker);
+      team.Meet();
+      if (worker.index != 0) continue;
+      const Clock::time_point now = Clock::now();
+      times[stack.label_of()[i]] += Seconds(now - before);
+      before = now;
+    }
+    if (worker.index == 0) times.back() = Seconds(before - start);
+  });
+}
+
+double Min(const std::vector<double>& values) { return *std::min_element(values.begin(), values.end()); }
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+struct Options {
+  int threads = static_cast<int>(std::thread::hardware_concurrency());
+  int repetitions = 30;
+  std::string stack;
+};
+
+class Bench {
+ public:
+  explicit Bench(const Options& options) : options_(options), team_(options.threads) {
+    for (int i = 0; i < 4; ++i) {
+      buffers_.push_back(std::make_unique<Pages>(kBufferBytes, i % 2 == 0));
+      std::memset(buffers_.back()->data(), i + 1, kBufferBytes);
+    }
+    for (int i = 0; i < 8; ++i) ReadOnce();
+  }
+
+  void Measure(const StackCase& shape) {
+    constexpr int kRows[] = {1, 2, 6, 16};
+    constexpr int kCounts = std::size(kRows);
+    Stack stack(shape, options_.threads);
+    const size_t n_labels = stack.labels().size();
+    std::vector<std::vector<double>> times[kCounts];
+    uint64_t hashes[kCounts] = {};
+    std::vector<double> rates, one;
+    for (auto& t : times) t.resize(n_labels + 1);
+    for (int repetition = -2; repetition < options_.repetitions; ++repetition) {
+      const double rate = ReadOnce();
+      if (repetition >= 0) rates.push_back(rate);
+      for (int i = 0; i < kCounts; ++i) {
+        stack.SetRows(kRows[i]);
+        // The first of two brings to the caches what such a forward leaves there.
+        for (int pass = 0; pass < 2; ++pass) Forward(team_, stack, one);
+        const uint64_t hash = stack.Hash();
+        TANDEM_CHECK(repetition == -2 || hash == hashes[i]) << "outputs differ between repetitions";
+        hashes[i] = hash;
+        if (repetition < 0) continue;
+        for (size_t label = 0; label <= n_labels; ++label) times[i][label].push_back(one[label]);
+      }
+    }
+    const double best_rate = *std::max_element(rates.begin(), rates.end());
+    std::printf("\n%s: %.1f MB of bf16 weights; read rate %.1f GB/s (median %.1f)\n", shape.name,
+                stack.bytes() * 1e-6, best_rate * 1e-9, Median(rates) * 1e-9);
+    std::printf("| %-30s | %4s | %10s | %10s | %6s | %5s | %8s | %8s | %-16s |\n", "step", "rows", "min us",
+                "median us", "GB/s", "share", "min x 1", "med x 1", "hash");
+    std::printf("|%s|\n",
+                "--------------------------------|-----:|-----------:|-----------:|-------:|------:|"
+                "---------:|---------:|------------------");
+    for (size_t label = 0; label <= n_labels; ++label) {
+      for (int i = 0; i < kCounts; ++i) {
+        const bool whole = label == n_labels;
+        const size_t bytes = whole ? stack.bytes() : stack.label_bytes()[label];
+        const double min = Min(times[i][label]), median = Median(times[i][label]);
+        std::printf("| %-30s | %4d | %10.1f | %10.1f |", whole ? "forward" : stack.labels()[label].c_str(),
+                    kRows[i], min * 1e6, median * 1e6);
+        if (bytes) {
+          std::printf(" %6.1f | %4.0f%% |", bytes / min * 1e-9, 100 * bytes / min / best_rate);
+        } else {
+          std::printf(" %6s | %5s |", "", "");
+        }
+        std::printf(" %8.2f | %8.2f |", min / Min(times[0][label]), median / Median(times[0][label]));
+        if (whole) {
+          std::printf(" %016llx |\n", static_cast<unsigned long long>(hashes[i]));
+        } else {
+          std::printf(" %16s |\n", "");
+        }
+      }
+    }
+    std::fflush(stdout);
+  }
+
+ private:
+  static constexpr size_t kBufferBytes = size_t{256} << 20;
+
+  // Bytes per second over one of the buffers.
+  double ReadOnce() {
+    const Pages& pages = *buffers_[next_++ % buffers_.size()];
+    std::atomic<uint64_t> sum{0};
+    const Clock::time_point start = Clock::now();
+    team_.Run([&](Worker worker) { sum += Read(pages, worker); });
+    const double seconds = Seconds(Clock::now() - start);
+    TANDEM_CHECK(sum != 0);
+    return static_cast<double>(pages.bytes()) / seconds;
+  }
+
+  Options options_;
+  Team team_;
+  std::vector<std::unique_ptr<Pages>> buffers_;
+  size_t next_ = 0;
+};
+
+int Main(int argc, char** argv) {
+  Options options;
+  const auto usage = [&](const char* name) {
+    std::fprintf(stderr, "usage: %s [--threads N] [--repetitions N] [--stack", name);
+    for (const StackCase& stack : kStacks)
+      std::fprintf(stderr, "%s%s", &stack == kStacks ? " " : "|", stack.name);
+    std::fprintf(stderr, "]\n");
+    return 2;
+  };
+  for (int i = 1; i < argc; i += 2) {
+    const std::string option = argv[i];
+    if (i + 1 == argc) return usage(argv[0]);
+    if (option == "--threads") {
+      options.threads = std::atoi(argv[i + 1]);
+    } else if (option == "--repetitions") {
+      options.repetitions = std::atoi(argv[i + 1]);
+    } else if (option == "--stack") {
+      options.stack = argv[i + 1];
+    } else {
+      return usage(argv[0]);
+    }
+  }
+  if (options.threads < 1 || options.repetitions < 1) return usage(argv[0]);
+  Bench bench(options);
+  bool any = false;
+  std::printf("%d threads, %d repetitions\n", options.threads, options.repetitions);
+  for (const StackCase& stack : kStacks) {
+    if (!options.stack.empty() && options.stack != stack.name) continue;
+    bench.Measure(stack);
+    any = true;
+  }
+  return any ? 0 : usage(argv[0]);
+}
+
+}  // namespace
+}  // namespace tandem
+
+int main(int argc, char** argv) { return tandem::Main(argc, argv); }
