@@ -7,7 +7,9 @@
 #define TANDEM_RUNTIME_MODEL_MODEL_H_
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "runtime/core/buffer.h"
 #include "runtime/core/kv.h"
@@ -30,6 +32,14 @@ struct ModelShape {
   int64_t n_parameters = 0;
   int64_t weight_bytes = 0;  // as stored, read once per forward (the embedding table apart if it is not tied)
   DType weight_dtype = DType::kF32;  // of most weights
+};
+
+// What config.json and generation_config.json say about generating. A request's own settings come before these.
+struct GenerationDefaults {
+  Sampling sampling;                 // greedy unless do_sample is true; a setting that is absent is off
+  std::vector<int32_t> eos_ids;      // generation_config.json's, or else config.json's
+  std::optional<int32_t> bos_id;
+  std::vector<std::string> ignored;  // settings with no counterpart here, "repetition_penalty = 1.1": to warn about
 };
 
 // What products read: fp32 inputs (the reference), or inputs rounded to bf16, with a cache to match.
@@ -64,6 +74,7 @@ class Model {
   virtual ~Model() = default;
 
   const ModelShape& shape() const { return shape_; }
+  const GenerationDefaults& generation() const { return generation_; }
   virtual Workspace NewWorkspace(Arena& arena, int32_t max_rows, int32_t n_workers) const = 0;
   // Appends the steps of a forward, from embed to logits, at the program's current lane and phase. Plan, advance and
   // law steps are the caller's.
@@ -71,6 +82,7 @@ class Model {
 
  protected:
   ModelShape shape_;
+  GenerationDefaults generation_;
 };
 
 // Loads the checkpoint in `folder` (config.json and safetensors, as Hugging Face writes them). Errors name the file,
