@@ -50,7 +50,7 @@ std::string Quoted(std::string_view name) {
 namespace {
 
 absl::Status NotJson(std::string_view text, size_t byte, const std::string& path) {
-  const size_t end = std::min(byte, text.size());
+  const size_t end = std::min(byte, text.size() + 1);  // just past the text if it ends too early
   size_t line = 1;
   size_t column = 1;
   for (size_t i = 0; i + 1 < end; ++i) {

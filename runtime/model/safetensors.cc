@@ -196,7 +196,7 @@ absl::StatusOr<std::vector<Tensor>> ParseSafetensors(std::span<const std::byte> 
     tensors.push_back(std::move(tensor));
   }
   // An empty tensor shares its offset with the one that follows it and goes first.
-  std::sort(tensors.begin(), tensors.end(), [](const Tensor& a, const Tensor& b) {
+  std::stable_sort(tensors.begin(), tensors.end(), [](const Tensor& a, const Tensor& b) {
     return std::pair(a.data.data(), a.data.size()) < std::pair(b.data.data(), b.data.size());
   });
   TANDEM_RETURN_IF_ERROR(CheckTiling(tensors, data, path));

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <fstream>
 #include <functional>
 #include <numeric>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels/attention/attention.h"
@@ -19,6 +19,7 @@
 #include "runtime/model/checkpoint.h"
 #include "runtime/model/model.h"
 #include "runtime/model/safetensors.h"
+#include "tests/runtime/model/temp_checkpoint.h"
 
 namespace tandem {
 namespace {
@@ -26,10 +27,6 @@ namespace {
 constexpr float kLargestError = 2e-4f;  // what the project promises in fp32 mode, at every position
 constexpr const char* kCheckpoints[] = {"llama2_mha", "llama3_gqa", "llama_mqa_sharded", "qwen3_gqa",
                                         "qwen3_fp32"};
-
-std::string GoldenFolder(const std::string& name) {
-  return std::string(TANDEM_SOURCE_DIR) + "/tests/golden/models/" + name;
-}
 
 // A plain interpreter: one loop nest per operation, sums in double.
 
@@ -145,26 +142,39 @@ void Run(const SiluGateArgs& args) {
   }
 }
 
-void Run(const Program& program) {
+enum class Backend { kPlain, kReference, kCpu };
+constexpr int kWorkers = 3;
+
+template <typename Args>
+void RunOn(Backend backend, const Program& program, const Step& step, void (*reference)(const Args&),
+           void (*cpu)(const Args&, Worker)) {
+  const Args& args = program.args_as<Args>(step);
+  if (backend == Backend::kPlain) Run(args);
+  if (backend == Backend::kReference) reference(args);
+  // Workers do not read what others of the same step write: in turn is as good as at once.
+  for (int i = 0; backend == Backend::kCpu && i < kWorkers; ++i) cpu(args, {i, kWorkers});
+}
+
+void Run(Backend backend, const Program& program) {
   for (const Step& step : program.steps()) {
     switch (step.op) {
       case Op::kEmbed:
-        Run(program.args_as<EmbedArgs>(step));
+        RunOn<EmbedArgs>(backend, program, step, EmbedReference, EmbedCpu);
         break;
       case Op::kRopeAngles:
-        Run(program.args_as<RopeAnglesArgs>(step));
+        RunOn<RopeAnglesArgs>(backend, program, step, RopeAnglesReference, RopeAnglesCpu);
         break;
       case Op::kLinear:
-        Run(program.args_as<LinearArgs>(step));
+        RunOn<LinearArgs>(backend, program, step, LinearReference, LinearCpu);
         break;
       case Op::kRopeAppend:
-        Run(program.args_as<RopeAppendArgs>(step));
+        RunOn<RopeAppendArgs>(backend, program, step, RopeAppendReference, RopeAppendCpu);
         break;
       case Op::kAttention:
-        Run(program.args_as<AttentionArgs>(step));
+        RunOn<AttentionArgs>(backend, program, step, AttentionReference, AttentionCpu);
         break;
       case Op::kSiluGate:
-        Run(program.args_as<SiluGateArgs>(step));
+        RunOn<SiluGateArgs>(backend, program, step, SiluGateReference, SiluGateCpu);
         break;
       default:
         FAIL() << "an architecture emitted operation " << static_cast<int>(step.op);
@@ -185,8 +195,9 @@ class Runner {
   static constexpr int kSlots = 2;
   static constexpr int kMaxRows = 96;
 
-  Runner(std::shared_ptr<const Model> model, int page_size, ActivationDType dtype = ActivationDType::kF32)
-      : model_(std::move(model)) {
+  Runner(std::shared_ptr<const Model> model, Backend backend, int page_size,
+         ActivationDType dtype = ActivationDType::kF32)
+      : model_(std::move(model)), backend_(backend) {
     const ModelShape& shape = model_->shape();
     const int max_pages = (shape.max_context + page_size - 1) / page_size;
     const int n_pages = kSlots * max_pages;
@@ -213,7 +224,7 @@ class Runner {
     forward.rows.logits_row = arena_.New<int32_t>(kMaxRows);
     forward.rows.logits_out = arena_.New<int32_t>(kMaxRows);
     forward.kv = layers_.data();
-    forward.workspace = model_->NewWorkspace(arena_, kMaxRows, 1);
+    forward.workspace = model_->NewWorkspace(arena_, kMaxRows, kWorkers);
     forward.dtype = dtype;
     model_->Emit(headless_, forward);
     forward.out.stride = shape.n_vocab + 3;  // a pair's buffers may be wider than the model's vocabulary
@@ -238,7 +249,7 @@ class Runner {
       ++n_logits;
     }
     *plan.n_logits = n_logits;
-    Run(n_logits == 0 ? headless_ : program_);
+    Run(backend_, n_logits == 0 ? headless_ : program_);
     std::vector<std::vector<float>> logits;
     for (int i = 0; i < n_logits; ++i) {
       const float* row = forward_.out.logits + static_cast<int64_t>(OutRow(i)) * forward_.out.stride;
@@ -254,6 +265,7 @@ class Runner {
   static int32_t OutRow(int i) { return kMaxRows - 1 - i; }
 
   std::shared_ptr<const Model> model_;
+  Backend backend_;
   Arena arena_;
   std::vector<KvLayer> layers_;
   Forward forward_;
@@ -268,8 +280,7 @@ struct Sequence {
 
 std::vector<Sequence> ReadExpected(const std::string& name) {
   const std::string path = GoldenFolder(name) + "/expected.safetensors";
-  std::ifstream file(path, std::ios::binary);
-  const std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const std::string bytes = ReadBytes(path);
   const auto tensors = ParseSafetensors(std::as_bytes(std::span(bytes)), path);
   EXPECT_TRUE(tensors.ok()) << tensors.status();
   std::vector<Sequence> sequences(tensors->size() / 2);
@@ -299,19 +310,22 @@ float Distance(const std::vector<float>& a, const std::vector<float>& b) {
   return largest;
 }
 
-class Golden : public testing::TestWithParam<const char*> {
+class Golden : public testing::TestWithParam<std::tuple<const char*, Backend>> {
  protected:
   void SetUp() override {
-    auto model = LoadModel(GoldenFolder(GetParam()));
+    const std::string name = std::get<0>(GetParam());
+    auto model = LoadModel(GoldenFolder(name));
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
-    expected_ = ReadExpected(GetParam());
+    expected_ = ReadExpected(name);
     ASSERT_FALSE(expected_.empty());
   }
 
+  Backend backend() const { return std::get<1>(GetParam()); }
+
   // Feeds sequence `s` in runs of rows whose lengths `next(position)` gives; all rows want logits.
   void CheckInRuns(int s, int page_size, const std::function<int(int)>& next) {
-    Runner runner(model_, page_size);
+    Runner runner(model_, backend(), page_size);
     const Sequence& sequence = expected_[s];
     const int n = static_cast<int>(sequence.tokens.size());
     for (int begin = 0; begin < n;) {
@@ -354,7 +368,7 @@ TEST_P(Golden, BlockVerification) {
   const Sequence& sequence = expected_[0];
   const int n = static_cast<int>(sequence.tokens.size());
   const int n_vocab = model_->shape().n_vocab;
-  Runner runner(model_, 4);
+  Runner runner(model_, backend(), 4);
   std::vector<Row> prompt;
   for (int t = 0; t < 21; ++t) prompt.push_back({0, t, sequence.tokens[t], false});
   EXPECT_TRUE(runner.Compute(prompt).empty());
@@ -381,7 +395,7 @@ TEST_P(Golden, BlockVerification) {
 TEST_P(Golden, BatchOfTwo) {
   const Sequence& sequence = expected_[0];
   const int n = static_cast<int>(sequence.tokens.size());
-  Runner runner(model_, 4);
+  Runner runner(model_, backend(), 4);
   constexpr int kBehind = 9;
   for (int t = 0; t < n + kBehind; t += 3) {
     std::vector<Row> rows;
@@ -402,7 +416,7 @@ TEST_P(Golden, BatchOfTwo) {
 
 // Without a head the last layer is there for its keys and values alone.
 TEST_P(Golden, ProgramsHoldWhatTheirForwardNeeds) {
-  Runner runner(model_, 4);
+  Runner runner(model_, backend(), 4);
   const auto count = [](const Program& program, Op op) {
     return std::count_if(program.steps().begin(), program.steps().end(),
                          [op](Step step) { return step.op == op; });
@@ -416,7 +430,7 @@ TEST_P(Golden, ProgramsHoldWhatTheirForwardNeeds) {
 
 TEST_P(Golden, Bf16ModeRoundsTheInputsOfEveryProduct) {
   for (const ActivationDType dtype : {ActivationDType::kF32, ActivationDType::kBf16}) {
-    Runner runner(model_, 4, dtype);
+    Runner runner(model_, backend(), 4, dtype);
     for (const Step& step : runner.program().steps()) {
       if (step.op != Op::kLinear) continue;
       EXPECT_EQ(runner.program().args_as<LinearArgs>(step).round_bf16, dtype == ActivationDType::kBf16);
@@ -424,8 +438,37 @@ TEST_P(Golden, Bf16ModeRoundsTheInputsOfEveryProduct) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::ValuesIn(kCheckpoints),
-                         [](const auto& info) { return std::string(info.param); });
+// Data at an odd address: the same bits as where it was aligned.
+TEST_P(Golden, UnalignedWeights) {
+  const std::string name = std::get<0>(GetParam());
+  TempCheckpoint checkpoint(name);
+  const auto weights = Safetensors::Open(checkpoint.folder());
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  for (const std::string& path : (*weights)->files()) {
+    const std::string file = ReadBytes(path);
+    const std::string header = HeaderOf(file);
+    WriteBytes(path + ".new", SafetensorsFile(header + " ", file.substr(8 + header.size())));
+    std::filesystem::rename(path + ".new", path);  // the old file stays mapped
+  }
+  const auto model = LoadModel(checkpoint.folder());
+  ASSERT_TRUE(model.ok()) << model.status();
+  Runner aligned(model_, backend(), 4);
+  Runner unaligned(*model, backend(), 4);
+  std::vector<Row> rows;
+  for (int t = 0; t < 9; ++t) rows.push_back({0, t, expected_[0].tokens[t], true});
+  EXPECT_EQ(aligned.Compute(rows), unaligned.Compute(rows));
+}
+
+std::string CaseName(const testing::TestParamInfo<Golden::ParamType>& info) {
+  constexpr const char* kNames[] = {"plain", "reference", "cpu"};
+  return std::string(std::get<0>(info.param)) + "_" + kNames[static_cast<int>(std::get<1>(info.param))];
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Golden,
+                         testing::Combine(testing::ValuesIn(kCheckpoints),
+                                          testing::Values(Backend::kPlain, Backend::kReference,
+                                                          Backend::kCpu)),
+                         CaseName);
 
 }  // namespace
 }  // namespace tandem
