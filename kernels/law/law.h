@@ -1,7 +1,15 @@
-// law: the record (core/law.h) of every planned row of logits, from the row and its sequence's sampling parameters.
+// law: the record (core/law.h) of every planned row of logits, from the row and its sequence's sampling
+// parameters; and the passes over a law's vocabulary that samplers and judges share.
 //
-// Deterministic: sums run over fixed blocks of kLawBlock tokens in fixed order, whoever computes them.
-// A NaN logit makes lse and lse1 NaN, which the judge reports; no row can hang or read outside its buffer.
+//   top-k   cutoff = the k-th largest logit
+//   top-p   cutoff = the largest logit t with mass{v : logit(v) >= t} >= top_p, masses after top-k and
+//   renormalised min-p   cutoff = max + log(min_p) / inv_t, i.e. p(v) >= min_p * max p
+//
+// The highest of the three counts; tokens at the cutoff stay.
+//
+// Deterministic: a sum's order is fixed by the vocabulary (blocks of kLawBlock tokens, in order), whoever
+// computes it. A NaN or +infinite logit makes lse and lse1 NaN, which the judge reports; a logit of -infinity
+// is a token of probability 0. No row can hang or read outside its buffer.
 #ifndef TANDEM_KERNELS_LAW_LAW_H_
 #define TANDEM_KERNELS_LAW_LAW_H_
 
@@ -16,18 +24,30 @@ inline constexpr int kLawBlock = 1024;
 struct LawArgs {
   static constexpr Op kOp = Op::kLaw;
   const SeqState* states;
-  RowPlan rows;        // logits_out names the rows of `laws`; slot[logits_row] their sequence
-  LawBuffer laws;      // logits in, records out
-  float* scratch;      // [n_workers, laws.stride]
+  RowPlan rows;    // logits_out names the rows of `laws`; slot[logits_row] their sequence
+  LawBuffer laws;  // logits in, records out
+  float* scratch;  // [n_workers, laws.stride]
 };
 
 void LawReference(const LawArgs& args);  // sorts, sums in double
 void LawCpu(const LawArgs& args, Worker worker);
 
-// The pieces that judges and samplers share, over one block [begin, end) of a law with T > 0: fill out[v - begin] with
-// p(v), or p1(v). SIMD with run-time dispatch; same bits as any other call over the same block.
+// out[v - begin] = p(v), or p1(v), for begin <= v < end; 0 outside the law's vocabulary, one-hot for p at T =
+// 0. What is under 2^-125 is 0. REQUIRES: law.finite(). SIMD with run-time dispatch; p(v) has the same bits
+// in every call, wherever it begins.
 void LawProbs(const Law& law, int32_t begin, int32_t end, float* out);
 void LawProbs1(const Law& law, int32_t begin, int32_t end, float* out);
+
+// Entropy in nats of p, of p1. REQUIRES: law.finite().
+float LawEntropy(const Law& law);
+float LawEntropy1(const Law& law);
+
+// Sums in double of n weights; of max(0, a - b).
+double SumWeights(const float* weights, int32_t n);
+double SumPositiveDifference(const float* a, const float* b, int32_t n);
+
+// The k-th largest of n values (k >= 1; the smallest if k > n). NaN-free. scratch: [n].
+float KthLargest(const float* values, int32_t n, int32_t k, float* scratch);
 
 }  // namespace tandem
 

@@ -1,11 +1,15 @@
-// A law: a next-token distribution in memory as a raw fp32 row of logits and a small record. Probabilities are
-// computed on the fly; no array of them is kept between steps.
+// A law: a next-token distribution in memory as a raw fp32 row of logits and a small record. Probabilities
+// are computed on the fly; no array of them is kept between steps.
 //
-//   p(v)  = exp(logit(v) * inv_t - lse)   if logit(v) >= cutoff, else 0      (the sampling law)
-//   p1(v) = exp(logit(v) - lse1)                                             (temperature 1, nothing cut off)
-//   T = 0: p is one-hot at argmax (lowest id among equals); inv_t is 0 then.
+//   p(v)  = exp((logit(v) - max) * inv_t - lse)   if logit(v) >= cutoff, else 0   (the sampling law)
+//   p1(v) = exp(logit(v) - max - lse1)                                            (temperature 1, nothing cut
+//   off) T = 0: p is one-hot at argmax (lowest id among equals); inv_t is 0 then.
 //
-// top-k, top-p and min-p, in this order and after the temperature, become one cutoff on the logit; ties at it stay.
+// Exponents are taken from the largest logit, where the fp32 difference is exact or nearly so: relative to 0
+// a logit of 40 at T = 0.1 would cost p five digits.
+//
+// top-k, top-p and min-p, in this order and after the temperature, become one cutoff on the logit; ties at it
+// stay.
 #ifndef TANDEM_RUNTIME_CORE_LAW_H_
 #define TANDEM_RUNTIME_CORE_LAW_H_
 
@@ -27,12 +31,12 @@ struct Sampling {
 };
 
 struct LawRecord {
-  float inv_t = 0;    // 1 / temperature; 0: greedy
-  float cutoff = 0;   // smallest logit kept; -infinity: all
-  float lse = 0;      // log of the sum over kept v of exp(logit * inv_t)
-  float lse1 = 0;     // log of the sum over all v of exp(logit)
-  float max = 0;      // largest logit
-  int32_t argmax = 0; // its lowest id
+  float inv_t = 0;     // 1 / temperature; 0: greedy
+  float cutoff = 0;    // smallest logit kept; -infinity: all
+  float lse = 0;       // log of the sum over kept v of exp((logit - max) * inv_t); T = 0: 0
+  float lse1 = 0;      // log of the sum over all v of exp(logit - max)
+  float max = 0;       // largest logit
+  int32_t argmax = 0;  // its lowest id
 };
 
 // One law: record and logits. `n_vocab` tokens; a token id outside it has probability 0.
@@ -42,13 +46,16 @@ struct Law {
   LawRecord record;
 
   TANDEM_HD bool greedy() const { return record.inv_t == 0; }
+  // False if a logit is NaN or +infinity, or all are -infinity: no law then, and no token may be drawn from
+  // it.
+  TANDEM_HD bool finite() const { return std::isfinite(record.lse) && std::isfinite(record.lse1); }
   TANDEM_HD float prob(int32_t v) const {
     if (v < 0 || v >= n_vocab) return 0;
     if (greedy()) return v == record.argmax ? 1.f : 0.f;
-    return logits[v] >= record.cutoff ? std::exp(logits[v] * record.inv_t - record.lse) : 0.f;
+    return logits[v] >= record.cutoff ? std::exp((logits[v] - record.max) * record.inv_t - record.lse) : 0.f;
   }
   TANDEM_HD float prob1(int32_t v) const {
-    return v < 0 || v >= n_vocab ? 0.f : std::exp(logits[v] - record.lse1);
+    return v < 0 || v >= n_vocab ? 0.f : std::exp(logits[v] - record.max - record.lse1);
   }
 };
 

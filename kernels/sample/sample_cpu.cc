@@ -1,0 +1,48 @@
+#include <algorithm>
+
+#include "kernels/sample/sample.h"
+
+namespace tandem {
+
+int32_t DrawFromLaw(const Law& law, double u, double* low, double* high) {
+  if (!law.finite()) return -1;
+  if (law.greedy()) {
+    if (low != nullptr) *low = 0;
+    if (high != nullptr) *high = 1;
+    return law.record.argmax;
+  }
+  auto fill = [&law](int32_t begin, int32_t end, float* out) { LawProbs(law, begin, end, out); };
+  return DrawFromWeights(law.n_vocab, u, fill, low, high);
+}
+
+void SampleCpu(const SampleArgs& args, Worker worker) {
+  const Proposal& proposal = args.proposal;
+  const Share share = ShareOf(*args.rows.n_logits, worker);
+  for (int64_t i = share.begin; i < share.end; ++i) {
+    const int32_t slot = args.rows.slot[args.rows.logits_row[i]];
+    if (proposal.wanted[slot] <= args.index) continue;
+    const int64_t cell = static_cast<int64_t>(slot) * proposal.block + args.index;
+    const SeqState& state = args.states[slot];
+    const Law law = proposal.law.row(args.rows.logits_out[i]);
+    int32_t token = -1;
+    if (law.greedy()) {
+      token = DrawFromLaw(law, 0, nullptr, nullptr);
+    } else if (law.finite()) {
+      const UniformKey key = {state.seed, state.sequence, state.length, args.index, Purpose::kDraft};
+      double low = 0, high = 1;
+      token = DrawFromLaw(law, args.uniforms.Draw(key), &low, &high);
+      args.uniforms.Cell(key, low, high);
+    }
+    proposal.parent[cell] = args.index - 1;
+    proposal.n_proposed[slot] = args.index + 1;
+    proposal.tokens[cell] = token < 0 ? 0 : token;
+    // At T = 0 every drawn token has q = 1: confidence is q1 there.
+    float confidence = 0;
+    if (token >= 0)
+      law.greedy() ? LawProbs1(law, token, token + 1, &confidence)
+                   : LawProbs(law, token, token + 1, &confidence);
+    if (token < 0 || confidence < state.confidence_min) proposal.wanted[slot] = args.index + 1;
+  }
+}
+
+}  // namespace tandem

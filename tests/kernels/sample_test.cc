@@ -1,0 +1,204 @@
+#include "kernels/sample/sample.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <random>
+#include <vector>
+
+namespace tandem {
+namespace {
+
+using Cells = std::map<int32_t, double>;
+
+// Walks u over [0, 1) from breakpoint to breakpoint; returns every token's measure and checks that the
+// intervals join.
+template <typename Draw>
+Cells Sweep(Draw draw) {
+  Cells cells;
+  double u = 0;
+  while (u < 1) {
+    double low = -1, high = -1;
+    const int32_t token = draw(u, &low, &high);
+    EXPECT_EQ(low, u);
+    EXPECT_GT(high, low);
+    if (!(high > u)) break;
+    // Anywhere inside, and at the last value of the generator inside, the answer is the same.
+    EXPECT_EQ(draw(low + (high - low) / 2, nullptr, nullptr), token);
+    EXPECT_EQ(draw(std::nextafter(high, 0.), nullptr, nullptr), token);
+    EXPECT_EQ(cells.count(token), 0u);
+    cells[token] = high - low;
+    u = high;
+  }
+  EXPECT_EQ(u, 1);
+  return cells;
+}
+
+TEST(Sample, EveryTokenHasItsMeasure) {
+  std::mt19937 rng(1);
+  for (int32_t n : {1, 2, 5, 1023, 1024, 1025, 3000}) {
+    std::vector<float> weights(n);
+    std::exponential_distribution<float> draw(1);
+    double total = 0;
+    for (float& w : weights) {
+      w = rng() % 3 == 0 ? 0 : draw(rng) * std::pow(10.f, static_cast<float>(rng() % 8));
+      total += w;
+    }
+    if (total == 0) total = weights[0] = 1;
+    const Cells cells = Sweep([&](double u, double* low, double* high) {
+      auto fill = [&](int32_t begin, int32_t end, float* out) {
+        std::copy(weights.begin() + begin, weights.begin() + end, out);
+      };
+      return DrawFromWeights(n, u, fill, low, high);
+    });
+    for (int32_t v = 0; v < n; ++v) {
+      // A running sum of n doubles, divided by the total.
+      const double tolerance = 4 * n * std::numeric_limits<double>::epsilon();
+      EXPECT_NEAR(cells.count(v) ? cells.at(v) : 0, weights[v] / total, tolerance);
+      EXPECT_TRUE(weights[v] > 0 || cells.count(v) == 0);
+    }
+  }
+}
+
+TEST(Sample, NothingToDraw) {
+  auto draw = [](float weight) {
+    auto fill = [weight](int32_t begin, int32_t end, float* out) {
+      std::fill(out, out + (end - begin), weight);
+    };
+    return DrawFromWeights(1500, 0.5, fill, nullptr, nullptr);
+  };
+  EXPECT_EQ(draw(0), -1);
+  EXPECT_EQ(draw(std::numeric_limits<float>::quiet_NaN()), -1);
+  EXPECT_EQ(draw(std::numeric_limits<float>::infinity()), -1);
+  EXPECT_GE(draw(1), 0);
+}
+
+TEST(Sample, ZeroWeightsAreNeverDrawnAtTheEnds) {
+  const std::vector<float> weights = {0, 0, 1, 0, 2, 0};
+  auto draw = [&](double u) {
+    auto fill = [&](int32_t begin, int32_t end, float* out) {
+      std::copy(weights.begin() + begin, weights.begin() + end, out);
+    };
+    return DrawFromWeights(6, u, fill, nullptr, nullptr);
+  };
+  EXPECT_EQ(draw(0), 2);
+  EXPECT_EQ(draw(1 - 0x1p-53), 4);
+}
+
+// A draft step over two slots: slot 1 stopped before.
+struct Fixture {
+  Fixture() {
+    laws = {logits, records, 3, 3};
+    plan.n_logits = &n_logits;
+    plan.slot = slots;
+    plan.logits_row = rows;
+    plan.logits_out = out;
+    proposal.block = 4;
+    proposal.wanted = wanted;
+    proposal.n_proposed = n_proposed;
+    proposal.tokens = tokens;
+    proposal.parent = parent;
+    proposal.has_law = true;
+    proposal.law = laws;
+    for (int s = 0; s < 2; ++s) {
+      states[s].seed = 9;
+      states[s].sequence = 5 + s;
+      states[s].length = 12;
+      states[s].sampling.temperature = 1;
+    }
+  }
+  void Run(int32_t index) {
+    for (int s = 0; s < 2; ++s) {
+      out[s] = s * 4 + index;
+      for (int v = 0; v < 3; ++v) logits[out[s] * 3 + v] = std::log(weight[v]);
+    }
+    LawCpu({states, plan, laws, scratch}, {});
+    SampleCpu({index, states, plan, proposal, uniforms}, {});
+  }
+
+  float weight[3] = {1, 2, 1};
+  SeqState states[2];
+  float logits[8 * 3] = {}, scratch[3];
+  LawRecord records[8];
+  LawBuffer laws;
+  int32_t n_logits = 2, slots[2] = {0, 1}, rows[2] = {0, 1}, out[2];
+  int32_t wanted[2] = {3, 1}, n_proposed[2] = {0, 1}, tokens[8] = {}, parent[8] = {};
+  RowPlan plan;
+  Proposal proposal;
+  Uniforms uniforms;
+};
+
+struct Recorder : UniformProbe {
+  double Draw(const UniformKey& key) override {
+    keys.push_back(key);
+    return u;
+  }
+  void Cell(const UniformKey& key, double low, double high) override {
+    EXPECT_EQ(key, keys.back());
+    cells.push_back({low, high});
+  }
+  double u = 0;
+  std::vector<UniformKey> keys;
+  std::vector<std::pair<double, double>> cells;
+};
+
+TEST(Sample, DraftStep) {
+  Fixture f;
+  Recorder recorder;
+  f.uniforms.probe = &recorder;
+  recorder.u = 0.5;
+  f.Run(1);
+  EXPECT_EQ(f.tokens[1], 1);
+  EXPECT_EQ(f.parent[1], 0);
+  EXPECT_EQ(f.n_proposed[0], 2);
+  EXPECT_EQ(f.wanted[0], 3);
+  EXPECT_EQ(f.n_proposed[1], 1);  // had stopped
+  ASSERT_EQ(recorder.keys.size(), 1u);
+  EXPECT_EQ(recorder.keys[0],
+            (UniformKey{.seed = 9, .sequence = 5, .base = 12, .offset = 1, .purpose = Purpose::kDraft}));
+  EXPECT_NEAR(recorder.cells[0].first, 0.25, 1e-6);
+  EXPECT_NEAR(recorder.cells[0].second, 0.75, 1e-6);
+}
+
+TEST(Sample, StopsUnderConfidence) {
+  Fixture f;
+  f.states[0].confidence_min = 0.45f;
+  Recorder recorder;
+  f.uniforms.probe = &recorder;
+  recorder.u = 0.5;
+  f.Run(0);
+  EXPECT_EQ(f.wanted[0], 3);  // q = 0.5
+  recorder.u = 0.1;
+  f.Run(1);
+  EXPECT_EQ(f.wanted[0], 2);  // q = 0.25: proposed still, and the last
+  EXPECT_EQ(f.n_proposed[0], 2);
+  EXPECT_EQ(f.tokens[1], 0);
+}
+
+TEST(Sample, GreedyDrawsNoUniformAndIsConfidentAtTemperatureOne) {
+  Fixture f;
+  f.states[0].sampling.temperature = 0;
+  Recorder recorder;
+  f.uniforms.probe = &recorder;
+  f.Run(0);
+  EXPECT_EQ(f.tokens[0], 1);
+  EXPECT_TRUE(recorder.keys.size() <= 1);  // slot 1 alone
+  EXPECT_EQ(f.wanted[0], 3);
+  f.states[0].confidence_min = 0.51f;
+  f.Run(1);
+  EXPECT_EQ(f.wanted[0], 2);
+}
+
+TEST(Sample, ALawThatIsNotFiniteStopsTheDraft) {
+  Fixture f;
+  f.weight[2] = std::numeric_limits<float>::quiet_NaN();
+  f.Run(0);
+  EXPECT_EQ(f.tokens[0], 0);
+  EXPECT_EQ(f.n_proposed[0], 1);
+  EXPECT_EQ(f.wanted[0], 1);
+}
+
+}  // namespace
+}  // namespace tandem
