@@ -197,7 +197,7 @@ void RefuseUnsupported(KeyReader& keys, int32_t max_context) {
     keys.Fail("sliding_window",
               absl::StrCat("sliding window attention is not supported, expected null or at least "
                            "max_position_embeddings (",
-                           max_context, "); choose another model"));
+                           max_context, "); set it to null for full attention, or choose another model"));
   }
   if (const Json* kinds = keys.Find("layer_types"); kinds != nullptr && kinds->is_array()) {
     for (const Json& kind : *kinds) {

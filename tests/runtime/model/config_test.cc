@@ -159,7 +159,7 @@ TEST(ModelConfig, WhatIsNotComputedIsRefusedInWords) {
             "config.json: num_local_experts: mixtures of experts are not supported; choose a dense model");
   const std::string window =
       "config.json: sliding_window: sliding window attention is not supported, expected null or at least "
-      "max_position_embeddings (256); choose another model";
+      "max_position_embeddings (256); set it to null for full attention, or choose another model";
   EXPECT_EQ(ErrorOf(R"(, "sliding_window": 255)"), window);
   EXPECT_EQ(ErrorOf(R"(, "sliding_window": 255, "use_sliding_window": true)"), window);
   EXPECT_TRUE(Parse(R"(, "sliding_window": 255, "use_sliding_window": false)").ok());
