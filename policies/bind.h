@@ -1,0 +1,262 @@
+// Binds a rule to the judge: MakeRuleEntry<R>() turns a struct (policies/rule.h) into a table of functions,
+// so that one judge loop, compiled once, serves every rule, and a rule is inlined into the loops over the
+// vocabulary that it needs.
+#ifndef TANDEM_POLICIES_BIND_H_
+#define TANDEM_POLICIES_BIND_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "kernels/law/law.h"
+#include "policies/implied.h"
+#include "policies/rule.h"
+
+namespace tandem {
+
+enum class Kind : int32_t { kLaw, kTokenWise, kTest, kBlock };
+
+// The whole vocabulary at one position; q1 and p1 null unless the rule needs them. [n]
+struct Tokens {
+  const float* q = nullptr;
+  const float* p = nullptr;
+  const float* q1 = nullptr;
+  const float* p1 = nullptr;
+  float* spare = nullptr;
+  int32_t n = 0;
+
+  Token at(int32_t v) const {
+    return {v, q[v], p[v], q1 != nullptr ? q1[v] : NAN, p1 != nullptr ? p1[v] : NAN};
+  }
+};
+
+// The `sum` that solve() is handed: blocks of kLawBlock tokens in order, four running sums in each.
+class TokenSum {
+ public:
+  explicit TokenSum(const Tokens& tokens) : tokens_(tokens) {}
+
+  template <typename F>
+  auto operator()(F f) const {
+    if constexpr (std::is_invocable_v<F, float, float>) {
+      return Add([&](int32_t v) { return f(tokens_.q[v], tokens_.p[v]); });
+    } else {
+      return Add([&](int32_t v) { return f(tokens_.at(v)); });
+    }
+  }
+  float KthLargestP1(int32_t k) const { return KthLargest(tokens_.p1, tokens_.n, k, tokens_.spare); }
+
+ private:
+  template <int N>
+  static const double* Values(const Sums<N>& sums) {
+    return sums.value;
+  }
+  template <typename G>
+  auto Add(G g) const {
+    using Term = decltype(g(0));
+    if constexpr (std::is_arithmetic_v<Term>) {
+      return Add([&](int32_t v) { return Sums<1>{{static_cast<double>(g(v))}}; })[0];
+    } else {
+      constexpr int kN = sizeof(Term) / sizeof(double);
+      Term total;
+      for (int32_t begin = 0; begin < tokens_.n; begin += kLawBlock) {
+        const int32_t end = std::min(tokens_.n, begin + kLawBlock);
+        Term lane[4];
+        int32_t v = begin;
+        for (; v + 4 <= end; v += 4) {
+          for (int j = 0; j < 4; ++j) {
+            const Term term = g(v + j);
+            for (int i = 0; i < kN; ++i) lane[j].value[i] += term.value[i];
+          }
+        }
+        for (; v < end; ++v) {
+          const Term term = g(v);
+          for (int i = 0; i < kN; ++i) lane[0].value[i] += term.value[i];
+        }
+        for (int i = 0; i < kN; ++i) {
+          total.value[i] += (lane[0].value[i] + lane[1].value[i]) + (lane[2].value[i] + lane[3].value[i]);
+        }
+      }
+      return total;
+    }
+  }
+
+  const Tokens& tokens_;
+};
+
+inline constexpr size_t kMaxDerived = 64;
+
+// What solve() found at a position, and the mass that a token-wise rule takes from the draft: q(not kept).
+struct Solved {
+  alignas(16) std::byte derived[kMaxDerived];
+  double rest = 0;
+};
+
+// A rule as the judge calls it. `params` are the struct's members. Null where the rule has no such part.
+struct RuleEntry {
+  const RuleInfo* info = nullptr;
+  Kind kind = Kind::kLaw;
+
+  bool (*surely_keeps)(const float* params, const Row& row) = nullptr;
+  void (*solve)(const float* params, const Row& row, const Tokens& tokens, Solved* solved) = nullptr;
+  void (*rest)(const float* params, const Row& row, const Tokens& tokens, Solved* solved) = nullptr;
+  bool (*defers)(const float* params, const Row& row, const Solved& solved) = nullptr;
+  // Kind A: pi(x). Kind B: the probability that x stays.
+  float (*value)(const float* params, const Row& row, const Solved& solved) = nullptr;
+  // out[v - begin] = max(0, factor * pi(v) - q(v)), or the fallback of kinds B and C. False: a value is no
+  // probability.
+  bool (*weights)(const float* params, const Row& row, const Solved& solved, const Tokens& tokens,
+                  int32_t begin, int32_t end, double factor, float* out) = nullptr;
+  void (*chances)(const float* params, const Row* rows, int n, float* out) = nullptr;
+  int (*keep)(const float* params, const Row* rows, int n, const bool* heads) = nullptr;
+  float (*draft_stop)(const float* params) = nullptr;
+  std::vector<double> (*implied)(const float* params, const PositionLaws& laws) = nullptr;
+};
+
+namespace internal {
+
+template <typename R>
+R MakeRule(const float* params) {
+  R rule{};
+  if constexpr (R::kInfo.n_params() > 0) {
+    static_assert(sizeof(R) == R::kInfo.n_params() * sizeof(float),
+                  "one float member for every parameter, no others");
+    std::memcpy(&rule, params, sizeof(R));
+  }
+  return rule;
+}
+
+// f(leading..., d) if R has a Derived, else f(leading...).
+template <typename R, typename F, typename... Args>
+auto WithDerived(const Solved& solved, F f, const Args&... args) {
+  if constexpr (HasDerived<R>) {
+    typename R::Derived derived;
+    std::memcpy(&derived, solved.derived, sizeof(derived));
+    return f(args..., derived);
+  } else {
+    return f(args...);
+  }
+}
+
+template <typename R>
+struct Bound {
+  static bool SurelyKeeps(const float* params, const Row& row) {
+    return MakeRule<R>(params).surely_keeps(row);
+  }
+
+  static void Solve(const float* params, const Row& row, const Tokens& tokens, Solved* solved) {
+    static_assert(std::is_trivially_copyable_v<typename R::Derived> &&
+                  sizeof(typename R::Derived) <= kMaxDerived);
+    const typename R::Derived derived = MakeRule<R>(params).solve(row, TokenSum(tokens));
+    std::memcpy(solved->derived, &derived, sizeof(derived));
+  }
+
+  static bool Keeps(const R& rule, const Token& token, const Row& row, const Solved& solved) {
+    return WithDerived<R>(
+        solved, [&](const auto&... args) { return rule.keeps(args...); }, token, row);
+  }
+  static Token Proposed(const Row& row) { return {row.x, row.q.x, row.p.x, row.q1.x, row.p1.x}; }
+
+  static void Rest(const float* params, const Row& row, const Tokens& tokens, Solved* solved) {
+    const R rule = MakeRule<R>(params);
+    solved->rest = TokenSum(tokens)(
+        [&](const Token& token) { return Keeps(rule, token, row, *solved) ? 0.f : token.q; });
+  }
+
+  static bool Defers(const float* params, const Row& row, const Solved& solved) {
+    const R rule = MakeRule<R>(params);
+    if constexpr (requires { rule.defers(row); }) {
+      return rule.defers(row);
+    } else {
+      return !Keeps(rule, Proposed(row), row, solved);
+    }
+  }
+
+  static float Pi(const R& rule, const Token& token, const Row& row, const Solved& solved) {
+    if constexpr (TokenWiseRule<R>) {
+      const float kept = Keeps(rule, token, row, solved) ? token.q : 0;
+      return kept + static_cast<float>(solved.rest) * token.p;
+    } else {
+      return WithDerived<R>(
+          solved, [&](const auto&... args) { return rule.law(token.q, token.p, args...); }, row);
+    }
+  }
+
+  static float Value(const float* params, const Row& row, const Solved& solved) {
+    const R rule = MakeRule<R>(params);
+    if constexpr (TestRule<R>) {
+      return WithDerived<R>(
+          solved, [&](const auto&... args) { return rule.accept(args...); }, row);
+    } else {
+      return Pi(rule, Proposed(row), row, solved);
+    }
+  }
+
+  static bool Weights(const float* params, const Row& row, const Solved& solved, const Tokens& tokens,
+                      int32_t begin, int32_t end, double factor, float* out) {
+    const R rule = MakeRule<R>(params);
+    int bad = 0;
+    for (int32_t v = begin; v < end; ++v) {
+      const Token token = tokens.at(v);
+      if constexpr (LawRule<R> || TokenWiseRule<R>) {
+        const float pi = Pi(rule, token, row, solved);
+        bad |= !(pi >= 0 && pi < 2);  // 2: room for rounding, none for infinity
+        out[v - begin] = std::max(0.f, static_cast<float>(factor) * pi - token.q);
+      } else {
+        const float weight = WithDerived<R>(
+            solved, [&](const auto&... args) { return rule.fallback(args...); }, token, row);
+        bad |= !(weight >= 0 && weight < 1e30f);
+        out[v - begin] = weight;
+      }
+    }
+    return bad == 0;
+  }
+
+  static void Chances(const float* params, const Row* rows, int n, float* out) {
+    MakeRule<R>(params).chances(rows, n, out);
+  }
+  static int Keep(const float* params, const Row* rows, int n, const bool* heads) {
+    return MakeRule<R>(params).keep(rows, n, heads);
+  }
+  static float DraftStop(const float* params) { return MakeRule<R>(params).draft_stop(); }
+  static std::vector<double> Implied(const float* params, const PositionLaws& laws) {
+    return ImpliedLaw(MakeRule<R>(params), laws);
+  }
+};
+
+}  // namespace internal
+
+template <Rule R>
+constexpr RuleEntry MakeRuleEntry() {
+  using B = internal::Bound<R>;
+  RuleEntry entry;
+  entry.info = &R::kInfo;
+  entry.kind = LawRule<R>         ? Kind::kLaw
+               : TokenWiseRule<R> ? Kind::kTokenWise
+               : TestRule<R>      ? Kind::kTest
+                                  : Kind::kBlock;
+  entry.weights = &B::Weights;
+  if constexpr (BlockRule<R>) {
+    entry.chances = &B::Chances;
+    entry.keep = &B::Keep;
+  } else {
+    entry.value = &B::Value;
+    entry.implied = &B::Implied;
+  }
+  if constexpr (TokenWiseRule<R>) entry.rest = &B::Rest;
+  if constexpr (HasDerived<R>) entry.solve = &B::Solve;
+  if constexpr (TokenWiseRule<R> || requires(const R& rule, const Row& row) { rule.defers(row); }) {
+    entry.defers = &B::Defers;
+  }
+  if constexpr (requires(const R& rule, const Row& row) { rule.surely_keeps(row); }) {
+    entry.surely_keeps = &B::SurelyKeeps;
+  }
+  if constexpr (requires(const R& rule) { rule.draft_stop(); }) entry.draft_stop = &B::DraftStop;
+  return entry;
+}
+
+}  // namespace tandem
+
+#endif  // TANDEM_POLICIES_BIND_H_

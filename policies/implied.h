@@ -1,0 +1,158 @@
+// ImpliedLaw: the law pi that a rule claims to sample from at one position, in double and from its definition
+// (rule.h): plain loops that share nothing with the judge but the rule's own functions. `rules check` and the
+// tests compare the judge with it.
+#ifndef TANDEM_POLICIES_IMPLIED_H_
+#define TANDEM_POLICIES_IMPLIED_H_
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <type_traits>
+#include <vector>
+
+#include "policies/rule.h"
+
+namespace tandem {
+
+// The laws of one position; all of one size. At T = 0, q and p are one-hot; without a draft law, q and q1 are
+// one-hot at the proposed token.
+struct PositionLaws {
+  std::vector<double> q, p, q1, p1;
+  bool greedy = false;
+  bool has_draft_law = true;
+  bool is_bonus = false;
+  int32_t position = 0;
+  int32_t n_proposed = 1;
+};
+
+namespace internal {
+
+inline LawFigures ReferenceFigures(const std::vector<double>& law, int32_t x) {
+  LawFigures figures;
+  const auto max = std::max_element(law.begin(), law.end());
+  figures.x = x < 0 ? NAN : static_cast<float>(law[x]);
+  figures.max = static_cast<float>(*max);
+  figures.argmax = static_cast<int32_t>(max - law.begin());
+  double entropy = 0;
+  for (double p : law) entropy -= p > 0 ? p * std::log(p) : 0;
+  figures.entropy = static_cast<float>(entropy);
+  return figures;
+}
+
+inline Row ReferenceRow(const PositionLaws& laws, int32_t x) {
+  Row row;
+  row.x = x;
+  row.q = ReferenceFigures(laws.q, x);
+  row.p = ReferenceFigures(laws.p, x);
+  row.q1 = ReferenceFigures(laws.q1, x);
+  row.p1 = ReferenceFigures(laws.p1, x);
+  row.q1_at_top = static_cast<float>(laws.q1[row.p1.argmax]);
+  double tv = 0;
+  for (size_t v = 0; v < laws.q.size(); ++v) tv += std::max(0.0, laws.q[v] - laws.p[v]);
+  row.tv = static_cast<float>(tv);
+  row.position = laws.position;
+  row.n_proposed = laws.n_proposed;
+  row.is_bonus = laws.is_bonus;
+  row.has_draft_law = laws.has_draft_law;
+  row.greedy = laws.greedy;
+  return row;
+}
+
+inline Token ReferenceToken(const PositionLaws& laws, int32_t v) {
+  return {v, static_cast<float>(laws.q[v]), static_cast<float>(laws.p[v]), static_cast<float>(laws.q1[v]),
+          static_cast<float>(laws.p1[v])};
+}
+
+class ReferenceSum {
+ public:
+  explicit ReferenceSum(const PositionLaws& laws) : laws_(laws) {}
+
+  template <typename F>
+  auto operator()(F f) const {
+    auto term = [&](int32_t v) {
+      const Token token = ReferenceToken(laws_, v);
+      if constexpr (std::is_invocable_v<F, float, float>) {
+        return f(token.q, token.p);
+      } else {
+        return f(token);
+      }
+    };
+    using Term = decltype(term(0));
+    if constexpr (std::is_arithmetic_v<Term>) {
+      double total = 0;
+      for (size_t v = 0; v < laws_.q.size(); ++v) total += term(static_cast<int32_t>(v));
+      return total;
+    } else {
+      Term total;
+      for (size_t v = 0; v < laws_.q.size(); ++v) {
+        const Term one = term(static_cast<int32_t>(v));
+        for (size_t i = 0; i < sizeof(Term) / sizeof(double); ++i) total.value[i] += one.value[i];
+      }
+      return total;
+    }
+  }
+  float KthLargestP1(int32_t k) const {
+    std::vector<double> sorted = laws_.p1;
+    std::sort(sorted.begin(), sorted.end(), std::greater<>());
+    return static_cast<float>(sorted[std::min<size_t>(k, sorted.size()) - 1]);
+  }
+
+ private:
+  const PositionLaws& laws_;
+};
+
+}  // namespace internal
+
+template <typename R>
+std::vector<double> ImpliedLaw(const R& rule, const PositionLaws& laws) {
+  const auto n = static_cast<int32_t>(laws.q.size());
+  std::vector<double> pi(n, 0);
+  // f(row, d...) with what solve() finds, if the rule has it.
+  auto with_derived = [&](const Row& row, auto f) {
+    if constexpr (HasDerived<R>) {
+      return f(rule.solve(row, internal::ReferenceSum(laws)));
+    } else {
+      return f();
+    }
+  };
+  if constexpr (LawRule<R>) {
+    const Row row = internal::ReferenceRow(laws, -1);
+    for (int32_t v = 0; v < n; ++v) {
+      const Token token = internal::ReferenceToken(laws, v);
+      pi[v] = with_derived(row, [&](const auto&... d) { return rule.law(token.q, token.p, row, d...); });
+    }
+  } else if constexpr (TokenWiseRule<R>) {
+    const Row row = internal::ReferenceRow(laws, -1);
+    double kept_mass = 0;
+    for (int32_t v = 0; v < n; ++v) {
+      const Token token = internal::ReferenceToken(laws, v);
+      if (with_derived(row, [&](const auto&... d) { return rule.keeps(token, row, d...); })) {
+        pi[v] = laws.q[v];
+        kept_mass += laws.q[v];
+      }
+    }
+    for (int32_t v = 0; v < n; ++v) pi[v] += (1 - kept_mass) * laws.p[v];
+  } else {
+    for (int32_t x = 0; x < n; ++x) {
+      if (laws.q[x] == 0) continue;
+      const Row row = internal::ReferenceRow(laws, x);
+      double accept = with_derived(row, [&](const auto&... d) { return rule.accept(row, d...); });
+      accept = std::min(1.0, accept);
+      std::vector<double> fallback(n);
+      double total = 0;
+      for (int32_t v = 0; v < n; ++v) {
+        const Token token = internal::ReferenceToken(laws, v);
+        fallback[v] = with_derived(row, [&](const auto&... d) { return rule.fallback(token, row, d...); });
+        total += fallback[v];
+      }
+      if (total == 0) accept = 1;  // nothing to replace x with: it stays
+      pi[x] += laws.q[x] * accept;
+      for (int32_t v = 0; v < n && accept < 1; ++v) pi[v] += laws.q[x] * (1 - accept) * fallback[v] / total;
+    }
+  }
+  return pi;
+}
+
+}  // namespace tandem
+
+#endif  // TANDEM_POLICIES_IMPLIED_H_

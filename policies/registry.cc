@@ -1,0 +1,59 @@
+#include "policies/registry.h"
+
+#include "rule_headers.inc"
+
+namespace tandem {
+namespace {
+
+// "TokenV1" is the struct of the rule "token_v1".
+constexpr bool IsNameOf(std::string_view type, std::string_view name) {
+  size_t at = 0;
+  for (size_t i = 0; i < type.size(); ++i) {
+    const bool upper = type[i] >= 'A' && type[i] <= 'Z';
+    if (upper && i > 0 && (at >= name.size() || name[at++] != '_')) return false;
+    if (at >= name.size() || name[at++] != (upper ? type[i] - 'A' + 'a' : type[i])) return false;
+  }
+  return at == name.size();
+}
+
+#define TANDEM_RULE(Type)                                 \
+  static_assert(IsNameOf(#Type, rules::Type::kInfo.name), \
+                "a rule's name is that of its file, and in CamelCase that of its struct");
+#include "rule_types.inc"
+#undef TANDEM_RULE
+
+constexpr RuleEntry kRules[] = {
+#define TANDEM_RULE(Type) MakeRuleEntry<rules::Type>(),
+#include "rule_types.inc"
+#undef TANDEM_RULE
+};
+
+}  // namespace
+
+std::span<const RuleEntry> Rules() { return kRules; }
+
+const RuleEntry* FindRule(std::string_view name) {
+  for (const RuleEntry& entry : kRules) {
+    if (name == entry.info->name) return &entry;
+  }
+  return nullptr;
+}
+
+std::vector<std::map<std::string, double>> CheckSettings(const RuleInfo& info) {
+  std::vector<std::map<std::string, double>> settings = {{}};
+  for (int i = 0; i < info.n_params(); ++i) {
+    const ParamInfo& param = info.params[i];
+    std::vector<std::map<std::string, double>> grown;
+    for (const auto& setting : settings) {
+      for (int j = 0; j < param.check.n; ++j) {
+        grown.push_back(setting);
+        grown.back()[param.name] = param.check.value[j];
+      }
+    }
+    if (param.check.n > 0) settings = std::move(grown);
+  }
+  if (!settings[0].empty()) settings.insert(settings.begin(), std::map<std::string, double>());
+  return settings;
+}
+
+}  // namespace tandem
