@@ -15,6 +15,8 @@
 namespace tandem {
 
 inline constexpr int kAttentionChunk = 64;
+// What the CPU keeps of a query on its stack.
+inline constexpr int kAttentionMaxHeadDim = 512;
 
 struct AttentionArgs {
   static constexpr Op kOp = Op::kAttention;

@@ -2,7 +2,7 @@
 // Shared by linear (rows of a weight matrix) and attention (keys). Compiled once per Highway target.
 //
 // Values are taken in groups of 2 N, N being the fp32 lanes of a vector. A group of weights widens to two
-// vectors, and the prepared rows are laid out to match (PackGroup): for bf16 the even and the odd elements,
+// vectors, and the prepared rows are laid out to match (PackColumn): for bf16 the even and the odd elements,
 // since a 32-bit lane that holds two bf16 values gives them by a shift and by a mask; for f32 and f16 the
 // first and the second half.
 //
@@ -23,40 +23,21 @@
 #include <cstdint>
 #include <cstring>
 
-#include "runtime/core/view.h"
+#include "kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tandem {
 namespace HWY_NAMESPACE {
 
-namespace hn = hwy::HWY_NAMESPACE;
-
-using DF = HWY_FULL(float);
-using DU = hn::Rebind<uint32_t, DF>;
-using VF = hn::Vec<DF>;
-
 inline constexpr int kTileRows = 4;
 // 4 x 6 accumulators and what feeds them fill 32 vector registers; 4 x 3 fill 16.
 inline constexpr int kTileCols = HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM ? 6 : 3;
-inline constexpr int kLanes = HWY_LANES(float);
 inline constexpr int kGroup = 2 * kLanes;
-
-// A vector from any byte address.
-template <class D>
-HWY_INLINE hn::Vec<D> LoadBytes(D d, const uint8_t* p) {
-#if HWY_TARGET == HWY_SCALAR
-  hn::TFromD<D> value;
-  std::memcpy(&value, p, sizeof(value));
-  return hn::Set(d, value);
-#else
-  return hn::BitCast(d, hn::LoadU(hn::Repartition<uint8_t, D>(), p));
-#endif
-}
 
 // How a group of 2 N weights at any byte address widens to two vectors of fp32.
 struct Bf16Weights {
   static constexpr size_t kSize = 2;
-  static HWY_INLINE hn::Vec<DU> Pairs(const uint8_t* p) { return LoadBytes(DU(), p); }
+  static HWY_INLINE VU Pairs(const uint8_t* p) { return LoadBytes(DU(), p); }
   static HWY_INLINE VF First(const uint8_t* p) { return hn::BitCast(DF(), hn::ShiftLeft<16>(Pairs(p))); }
   static HWY_INLINE VF Second(const uint8_t* p) {
     return hn::BitCast(DF(), hn::And(Pairs(p), hn::Set(DU(), 0xffff0000u)));
@@ -65,11 +46,8 @@ struct Bf16Weights {
 
 struct F16Weights {
   static constexpr size_t kSize = 2;
-  static HWY_INLINE VF Wide(const uint8_t* p) {
-    return hn::PromoteTo(DF(), LoadBytes(hn::Rebind<hwy::float16_t, DF>(), p));
-  }
-  static HWY_INLINE VF First(const uint8_t* p) { return Wide(p); }
-  static HWY_INLINE VF Second(const uint8_t* p) { return Wide(p + kLanes * kSize); }
+  static HWY_INLINE VF First(const uint8_t* p) { return WidenF16(p); }
+  static HWY_INLINE VF Second(const uint8_t* p) { return WidenF16(p + kLanes * kSize); }
 };
 
 struct F32Weights {
@@ -78,19 +56,37 @@ struct F32Weights {
   static HWY_INLINE VF Second(const uint8_t* p) { return First(p + kLanes * kSize); }
 };
 
-// Writes one group of a prepared row as DotTile reads it.
-template <bool kEvenOdd>
-HWY_INLINE void PackGroup(VF low, VF high, float* HWY_RESTRICT out) {
+// n prepared rows cut into tiles of about equal width.
+struct Tiles {
+  int n_rows;
+  int n_tiles;
+  explicit Tiles(int n) : n_rows(n), n_tiles((n + kTileCols - 1) / kTileCols) {}
+  int begin(int tile) const { return n_rows * tile / n_tiles; }
+};
+
+// fp32 values of a prepared row of n.
+HWY_INLINE int64_t PaddedLength(int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
+
+// Writes a prepared row of n values as column `col` of a tile of n_cols. value_at(k): the vector of values
+// from k on, zeros past n.
+template <bool kEvenOdd, class ValueAt>
+HWY_INLINE void PackColumn(int64_t n, int col, int n_cols, ValueAt value_at, float* HWY_RESTRICT tile) {
   const DF d;
+  float* out = tile + col * kGroup;
+  for (int64_t k = 0; k < n; k += kGroup) {
+    VF first = value_at(k);
+    VF second = value_at(k + kLanes);
 #if HWY_TARGET != HWY_SCALAR
-  if constexpr (kEvenOdd) {
-    const VF even = hn::ConcatEven(d, high, low);
-    high = hn::ConcatOdd(d, high, low);
-    low = even;
-  }
+    if constexpr (kEvenOdd) {
+      const VF even = hn::ConcatEven(d, second, first);
+      second = hn::ConcatOdd(d, second, first);
+      first = even;
+    }
 #endif
-  hn::StoreU(low, d, out);
-  hn::StoreU(high, d, out + kLanes);
+    hn::StoreU(first, d, out);
+    hn::StoreU(second, d, out + kLanes);
+    out += n_cols * kGroup;
+  }
 }
 
 #if HWY_TARGET == HWY_SCALAR
@@ -148,12 +144,12 @@ HWY_INLINE void DotStep(const uint8_t* HWY_RESTRICT w0, const uint8_t* HWY_RESTR
   }
 }
 
-// out[m][r] = weights[r] . x[m] for r < 4, m < M, over n values. `weights` are addresses of rows, which may
-// repeat; nothing past their n values is read. x: [ceil(n / 2N)][M][2N]. `ahead`: prefetch this many bytes
-// further on.
+// out[m * stride + r] = weights[r] . x[m] for r < 4, m < M, over n values. `weights` are addresses of rows,
+// which may repeat; nothing past their n values is read. x: [ceil(n / 2N)][M][2N]. `ahead`: prefetch this
+// many bytes further on.
 template <class W, int M>
 HWY_NOINLINE void DotTile(const uint8_t* const* weights, int64_t n, const float* HWY_RESTRICT x,
-                          int64_t ahead, float* HWY_RESTRICT out) {
+                          int64_t ahead, float* HWY_RESTRICT out, int64_t stride) {
   const DF d;
   constexpr size_t kBytes = kGroup * W::kSize;
   const uint8_t* HWY_RESTRICT w0 = weights[0];
@@ -186,28 +182,28 @@ HWY_NOINLINE void DotTile(const uint8_t* const* weights, int64_t n, const float*
   }
   HWY_UNROLL(8)
   for (int m = 0; m < M; ++m) {
-    StoreLaneSums(acc[4 * m], acc[4 * m + 1], acc[4 * m + 2], acc[4 * m + 3], out + 4 * m);
+    StoreLaneSums(acc[4 * m], acc[4 * m + 1], acc[4 * m + 2], acc[4 * m + 3], out + m * stride);
   }
 }
 
 // DotTile for n_cols <= kTileCols known at run time.
 template <class W>
 HWY_INLINE void DotTileOf(int n_cols, const uint8_t* const* weights, int64_t n, const float* x, int64_t ahead,
-                          float* out) {
+                          float* out, int64_t stride) {
   switch (n_cols) {
     case 1:
-      return DotTile<W, 1>(weights, n, x, ahead, out);
+      return DotTile<W, 1>(weights, n, x, ahead, out, stride);
     case 2:
-      return DotTile<W, 2>(weights, n, x, ahead, out);
+      return DotTile<W, 2>(weights, n, x, ahead, out, stride);
     case 3:
-      return DotTile<W, 3>(weights, n, x, ahead, out);
+      return DotTile<W, 3>(weights, n, x, ahead, out, stride);
 #if HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM
     case 4:
-      return DotTile<W, 4>(weights, n, x, ahead, out);
+      return DotTile<W, 4>(weights, n, x, ahead, out, stride);
     case 5:
-      return DotTile<W, 5>(weights, n, x, ahead, out);
+      return DotTile<W, 5>(weights, n, x, ahead, out, stride);
     case 6:
-      return DotTile<W, 6>(weights, n, x, ahead, out);
+      return DotTile<W, 6>(weights, n, x, ahead, out, stride);
 #endif
   }
 }

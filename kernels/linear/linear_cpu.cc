@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/linear/linear.h"
 
@@ -16,103 +15,21 @@ namespace tandem {
 namespace HWY_NAMESPACE {
 namespace {
 
-// N values of `view`, a row vector, from element k on, widened.
-VF LoadRowVector(const View& view, const uint8_t* bytes, int64_t k) {
-  const uint8_t* p = bytes + k * static_cast<int64_t>(SizeOf(view.dtype));
-  if (view.dtype == DType::kF32) return LoadBytes(DF(), p);
-  if (view.dtype == DType::kF16) return F16Weights::Wide(p);
-  const hn::Rebind<uint16_t, DF> d16;
-  return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), LoadBytes(d16, p))));
-}
-
-VF RoundToBf16(VF value) {
-  const DF d;
-  const DU du;
-  const auto bits = hn::BitCast(du, value);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  const auto nearest = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fff)));
-  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000));
-  const VF rounded = hn::IfThenElse(hn::IsNaN(value), hn::BitCast(d, quiet), hn::BitCast(d, nearest));
-  return hn::And(rounded, hn::BitCast(d, hn::Set(du, 0xffff0000u)));
-}
-
-// The last, incomplete group of a row, padded with zeros, so that all groups are treated alike.
-struct LastGroup {
-  LastGroup(const void* row, size_t size, int64_t begin, int64_t end) {
-    std::memcpy(bytes, static_cast<const uint8_t*>(row) + begin * size, (end - begin) * size);
-  }
-  alignas(64) uint8_t bytes[kGroup * sizeof(float)] = {};
-};
-
-float RmsScale(const float* in, int64_t n, float eps) {
-  const DF d;
-  VF low = hn::Zero(d), high = hn::Zero(d);
-  const auto add = [&](const float* group) HWY_ATTR {
-    const VF a = hn::LoadU(d, group), b = hn::LoadU(d, group + kLanes);
-    low = hn::MulAdd(a, a, low);
-    high = hn::MulAdd(b, b, high);
-  };
-  const int64_t full = n / kGroup * kGroup;
-  for (int64_t k = 0; k < full; k += kGroup) add(in + k);
-  if (full < n) {
-    const LastGroup last(in, sizeof(float), full, n);
-    add(reinterpret_cast<const float*>(last.bytes));
-  }
-  const float sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(low, high)));
-  return 1.f / std::sqrt(sum / static_cast<float>(n) + eps);
-}
-
-// Writes the prepared row `in` as column `col` of a tile of `n_cols`.
-template <bool kEvenOdd>
-void PackRow(const LinearArgs& args, const float* in, int col, int n_cols, float* packed) {
-  const DF d;
-  const int64_t n = args.in_dim;
-  const VF scale = hn::Set(d, args.norm ? RmsScale(in, n, args.norm_eps) : 1.f);
-  const auto pack = [&](const float* group, const uint8_t* norm, int64_t norm_k, float* out) HWY_ATTR {
-    VF low = hn::LoadU(d, group), high = hn::LoadU(d, group + kLanes);
-    if (norm != nullptr) {
-      low = hn::Mul(hn::Mul(low, scale), LoadRowVector(args.norm, norm, norm_k));
-      high = hn::Mul(hn::Mul(high, scale), LoadRowVector(args.norm, norm, norm_k + kLanes));
-    }
-    if (args.round_bf16) {
-      low = RoundToBf16(low);
-      high = RoundToBf16(high);
-    }
-    PackGroup<kEvenOdd>(low, high, out);
-  };
-  const auto* norm = static_cast<const uint8_t*>(args.norm.data);
-  float* out = packed + col * kGroup;
-  const int64_t full = n / kGroup * kGroup;
-  for (int64_t k = 0; k < full; k += kGroup) {
-    pack(in + k, norm, k, out);
-    out += n_cols * kGroup;
-  }
-  if (full == n) return;
-  const LastGroup last(in, sizeof(float), full, n);
-  if (norm == nullptr) {
-    pack(reinterpret_cast<const float*>(last.bytes), nullptr, 0, out);
-  } else {
-    const LastGroup last_norm(norm, SizeOf(args.norm.dtype), full, n);
-    pack(reinterpret_cast<const float*>(last.bytes), last_norm.bytes, 0, out);
-  }
-}
-
-// The rows of the step cut into tiles of about equal width.
-struct Tiles {
-  int n_rows;
-  int n_tiles;
-  explicit Tiles(int n) : n_rows(n), n_tiles((n + kTileCols - 1) / kTileCols) {}
-  int begin(int tile) const { return n_rows * tile / n_tiles; }
-};
-
 template <bool kEvenOdd>
 void Pack(const LinearArgs& args, int64_t padded, float* packed) {
+  const int64_t n = args.in_dim;
   const Tiles tiles(*args.n_rows);
   for (int tile = 0; tile < tiles.n_tiles; ++tile) {
     const int begin = tiles.begin(tile), end = tiles.begin(tile + 1);
     for (int m = begin; m < end; ++m) {
       const float* in = args.in + (args.src ? args.src[m] : m) * args.in_stride;
-      PackRow<kEvenOdd>(args, in, m - begin, end - begin, packed + begin * padded);
+      const VF scale = hn::Set(DF(), args.norm ? RmsScale(in, n, args.norm_eps) : 1.f);
+      const auto value_at = [&](int64_t k) HWY_ATTR {
+        VF value = LoadUpTo(in + k, n - k);
+        if (args.norm) value = hn::Mul(hn::Mul(value, scale), LoadUpTo(args.norm, k, n - k));
+        return args.round_bf16 ? RoundToBf16(value) : value;
+      };
+      PackColumn<kEvenOdd>(n, m - begin, end - begin, value_at, packed + begin * padded);
     }
   }
 }
@@ -152,7 +69,8 @@ void Multiply(const LinearArgs& args, const LinearSegment& segment, Share share,
     for (int tile = 0; tile < tiles.n_tiles; ++tile) {
       const int begin = tiles.begin(tile), end = tiles.begin(tile + 1);
       float sums[kTileCols * kTileRows];
-      DotTileOf<W>(end - begin, weights, args.in_dim, packed + begin * padded, kTileRows * row_bytes, sums);
+      DotTileOf<W>(end - begin, weights, args.in_dim, packed + begin * padded, kTileRows * row_bytes, sums,
+                   kTileRows);
       for (int m = begin; m < end; ++m) {
         float* out = segment.out + (args.dst ? args.dst[m] : m) * segment.out_stride + o;
         Emit(sums + (m - begin) * kTileRows, bias, n, segment.accumulate, out);
@@ -163,7 +81,7 @@ void Multiply(const LinearArgs& args, const LinearSegment& segment, Share share,
 
 void Linear(const LinearArgs& args, Worker worker) {
   if (*args.n_rows == 0) return;
-  const int64_t padded = LinearScratch(1, args.in_dim);
+  const int64_t padded = PaddedLength(args.in_dim);
   float* packed = args.scratch + worker.index * LinearScratch(args.max_rows, args.in_dim);
   int64_t n_outputs = 0;
   for (int s = 0; s < args.n_segments; ++s) n_outputs += args.segment[s].weight.n_rows;
