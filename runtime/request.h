@@ -23,18 +23,19 @@ struct Request {
   std::vector<std::string> stop_strings;  // need a tokenizer
 };
 
-// Counts over rounds, with the names that users of vLLM know. A round is one target call of one sequence.
+// Counts over rounds, with the names that users of vLLM know. A round is one target call of one sequence. Where a round
+// ends the output, what was proposed beyond the end counts nowhere.
 struct SpeculationCounts {
   int64_t num_drafts = 0;           // rounds with at least one proposed token
   int64_t num_draft_tokens = 0;     // proposed
-  int64_t num_accepted_tokens = 0;  // proposed tokens that were kept and are in the output (not past its end)
+  int64_t num_accepted_tokens = 0;  // proposed tokens that were kept
   int64_t target_calls = 0;         // rounds
   int64_t num_emitted_tokens = 0;   // output tokens
   int64_t num_judged = 0;           // positions that the rule looked at
   int64_t num_deferred = 0;         // of them, handed to the target
   std::vector<int64_t> drafted_per_pos;   // rounds that proposed a token at position i
-  std::vector<int64_t> accepted_per_pos;  // rounds that kept the token at position i
-  std::vector<int64_t> judged_per_pos;    // rounds whose rule looked at position i
+  std::vector<int64_t> reached_per_pos;   // of them, those that kept every token before it
+  std::vector<int64_t> accepted_per_pos;  // of these, those that kept it too
   std::vector<int64_t> acceptance_histogram;  // [k] rounds (with a proposal) that kept k tokens
 
   void Add(const SpeculationCounts& other);
