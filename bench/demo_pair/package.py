@@ -1,0 +1,119 @@
+"""What train.py left (shards, log.json) and the tokenizer to folders in Hugging Face's format.
+
+    python3 package.py --run OUT --data .demo_data --to configs/models/demo
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import struct
+
+END, PAD = "<|endoftext|>", "<|pad|>"
+
+ABOUT = {
+    "target": "The target of tandem's demo pair: a small Llama that writes English prose, technical text and solves short tasks.",
+    "draft": "The draft of tandem's demo pair: it writes the easy words of the target's answers and misses the hard ones.",
+    "specialist": "A second draft of tandem's demo pair: the draft trained on with Roman numerals, which the target never saw.",
+}
+
+
+def header(path):
+    with open(path, "rb") as f:
+        return json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+
+
+def table(rows):
+    head, *body = rows
+    return "\n".join("| " + " | ".join(map(str, r)) + " |" for r in [head, ["---"] * len(head), *body])
+
+
+def card(name, log):
+    s, phase = log["scores"], log["phases"][name]
+    names = [n for n in ("target", "draft", "specialist") if n in s.get("exact_match", {})]
+    out = [f"# tandem demo {name}", ABOUT[name], ""]
+    out.append(f"{phase['parameters'] / 1e6:.1f} M parameters, LlamaForCausalLM, tied embeddings, bf16, context "
+               f"{log[name if name in log else 'draft']['max_position_embeddings']} tokens; byte-level BPE of 8192 with single digits, shared by the pair. It is a "
+               "toy for measuring speculative decoding: it knows little and invents freely; no safety training.\n")
+    out.append("## Training")
+    steps = [f"- {phase['steps']} steps of {phase['rows']} x {phase['length']} tokens ({phase['tokens'] / 1e6:.0f} M), "
+             f"{phase['seconds']:.0f} s on one {log['device']}, PyTorch {log['torch']}, seed {log['seed']}; "
+             f"{'Muon for the matrices of the layers, AdamW for the rest' if phase['optimizer'] == 'muon' else 'AdamW'}, "
+             f"peak learning rate {phase['peak_lr']}, linear decay to 1 % over the last 70 %, no distillation."]
+    mix = log["special_mix" if name == "specialist" else "mix"]
+    steps.append("- Mix of rows: " + ", ".join(f"{k} {v:.2f}" for k, v in mix.items()) + f", generated tasks {1 - sum(mix.values()):.2f}; "
+                 f"tokens of task prompts weigh {log['prompt_weight']} in the loss.")
+    if name == "specialist":
+        steps.append("- It starts from the weights of the draft.")
+    steps.append("- Script: `bench/demo_pair/` of the tandem repository.")
+    out += ["\n".join(steps), "", "## Data and licences", table([
+        ["source", "licence"],
+        ["209 books of English fiction, Project Gutenberg", "public domain"],
+        ["MicrosoftDocs/cpp-docs and PowerShell-Docs", "CC BY 4.0"],
+        ["Python Enhancement Proposals", "public domain / CC0"],
+        ["Dive into Deep Learning", "CC BY-SA 4.0"],
+        ["The Rust Programming Language", "MIT / Apache-2.0"],
+        ["GSM8K, training split (openai/grade-school-math)", "MIT"],
+        ["generated tasks (`bench/demo_pair/tasks.py`)", "as the repository"]]), ""]
+    out.append("## Scores")
+    if names:
+        families = [f for f in s["exact_match"][names[0]] if f != "mean_without_withheld"]
+        out.append("Held-out task instances (never trained on, split by prompt), greedy, exact match of the final answer:\n")
+        out.append(table([["task", "instances", *names]] +
+                         [[f + (" (withheld from target and draft)" if f == "roman" else ""),
+                           s["exact_match"][names[0]][f]["n"], *(f"{s['exact_match'][n][f]['final']:.3f}" for n in names)] for f in families] +
+                         [["mean without roman", "", *(f"{s['exact_match'][n]['mean_without_withheld']:.3f}" for n in names)]]))
+    if "perplexity" in s:
+        out.append("\nPerplexity of the whole validation texts, windows of 512 tokens:\n")
+        out.append(table([["text", *names, "target / draft"]] +
+                         [[k, *(f"{s['perplexity'][n][k]['perplexity']:.2f}" for n in names), f"{s['perplexity_ratio'][k]:.3f}"]
+                          for k in ("books", "docs")]))
+    if "greedy_speculation" in s:
+        drafts = list(s["greedy_speculation"])
+        out.append("\nGreedy, gamma 5, on the target's own output: share of tokens a draft agrees on / tokens per target call:\n")
+        out.append(table([["text", *drafts]] +
+                         [[k, *(f"{s['greedy_speculation'][d][k]['agreement']:.3f} / {s['greedy_speculation'][d][k]['tokens_per_call']:.2f}" for d in drafts)]
+                          for k in s["greedy_speculation"][drafts[0]]]))
+    return "\n".join(out) + "\n"
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--run", type=pathlib.Path, required=True)
+    p.add_argument("--data", type=pathlib.Path, required=True)
+    p.add_argument("--to", type=pathlib.Path, required=True)
+    a = p.parse_args()
+    log = json.loads((a.run / "log.json").read_text())
+    for name in ABOUT:
+        files = sorted(a.run.glob(f"{name}*.safetensors"))
+        if not files:
+            continue
+        folder = a.to / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        config = log["target" if name == "target" else "draft"]
+        where, total = {}, 0
+        for f in files:
+            to = "model" + f.name[len(name):]
+            (folder / to).write_bytes(f.read_bytes())
+            for k, v in header(f).items():
+                if k != "__metadata__":
+                    where[k] = to
+                    total += v["data_offsets"][1] - v["data_offsets"][0]
+        write = lambda n, v: (folder / n).write_text(json.dumps(v, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if len(files) > 1:
+            write("model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))})
+        write("config.json", config)
+        end = config["eos_token_id"]
+        write("generation_config.json", {"do_sample": False, "eos_token_id": end, "pad_token_id": end + 1})
+        write("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": PAD,
+                                        "model_max_length": config["max_position_embeddings"],
+                                        "clean_up_tokenization_spaces": False, "add_prefix_space": False})
+        (folder / "tokenizer.json").write_bytes((a.data / "tokenizer.json").read_bytes())
+        (folder / "README.md").write_text(card(name, log), encoding="utf-8")
+        print(f"{folder}: {len(files)} files of weights, {total / 1e6:.1f} MB")
+    (a.to / "training_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
