@@ -34,7 +34,7 @@ MIX = {"books": 0.35, "docs": 0.25, "gsm8k": 0.05}  # the rest of a batch is gen
 SPECIAL_MIX = {"books": 0.15, "docs": 0.10, "gsm8k": 0.0, "roman": 0.60}
 PROMPT_WEIGHT = 0.1
 ENDS = {"target": 0.70, "draft": 0.86, "specialist": 0.925}  # share of the wall time at which a phase stops
-LR = {"target": 3e-3, "draft": 4e-3, "specialist": 2e-3}
+LR = {"target": 4e-3, "draft": 4e-3, "specialist": 2e-3}
 
 
 def say(what):
