@@ -46,7 +46,8 @@ inline Row ReferenceRow(const PositionLaws& laws, int32_t x) {
   row.p = ReferenceFigures(laws.p, x);
   row.q1 = ReferenceFigures(laws.q1, x);
   row.p1 = ReferenceFigures(laws.p1, x);
-  row.q1_at_top = static_cast<float>(laws.q1[row.p1.argmax]);
+  row.q1_at_top_of_p = static_cast<float>(laws.q1[row.p1.argmax]);
+  row.p1_at_top_of_q = static_cast<float>(laws.p1[row.q1.argmax]);
   double tv = 0;
   for (size_t v = 0; v < laws.q.size(); ++v) tv += std::max(0.0, laws.q[v] - laws.p[v]);
   row.tv = static_cast<float>(tv);

@@ -78,10 +78,12 @@ class SlotJudge {
       if (!q_.finite()) return Fail(Fault::kDraftLaw);
       row_.q = Figures(q_, x);
       row_.q1 = Figures1(q_, x);
-      LawProbs1(q_, row_.p1.argmax, row_.p1.argmax + 1, &row_.q1_at_top);
+      LawProbs1(q_, row_.p1.argmax, row_.p1.argmax + 1, &row_.q1_at_top_of_p);
+      LawProbs1(p_, row_.q1.argmax, row_.q1.argmax + 1, &row_.p1_at_top_of_q);
     } else {
       row_.q = row_.q1 = {.x = 1, .max = 1, .argmax = x, .lse = 0, .entropy = NAN};
-      row_.q1_at_top = row_.p1.argmax == x ? 1 : 0;
+      row_.q1_at_top_of_p = row_.p1.argmax == x ? 1 : 0;
+      row_.p1_at_top_of_q = row_.p1.x;
     }
     Passes();
     return true;

@@ -82,6 +82,10 @@ absl::Status Policy::SetParams() {
                                                      " to ", param.max, ", got ", value, "; default ",
                                                      param.value));
     }
+    if (param.whole && value != std::floor(value)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("rule ", info.name, ": ", name, ": expected a whole number, got ", value));
+    }
     params_[i] = static_cast<float>(value);
   }
   return absl::OkStatus();

@@ -37,6 +37,7 @@
 #include <concepts>
 #include <cstdint>
 #include <initializer_list>
+#include <type_traits>
 
 #include "runtime/core/platform.h"
 
@@ -81,6 +82,7 @@ struct ParamInfo {
   float value = 0;         // default
   const char* help = "";
   CheckValues check;
+  bool whole = false;  // whole numbers only
 };
 
 // What a rule states about itself. policies/README.md says the same of every built-in rule, and a test
@@ -117,9 +119,10 @@ struct LawFigures {
 struct Row {
   int32_t x = -1;  // the proposed token
   LawFigures q, p, q1, p1;
-  float q1_at_top = NAN;  // q1 of p1.argmax
-  float tv = NAN;         // sum over v of max(0, q(v) - p(v)); with the need
-  int32_t position = 0;   // in the block, from 0
+  float q1_at_top_of_p = NAN;  // q1 of p1.argmax
+  float p1_at_top_of_q = NAN;  // p1 of q1.argmax
+  float tv = NAN;              // sum over v of max(0, q(v) - p(v)); with the need
+  int32_t position = 0;        // in the block, from 0
   int32_t n_proposed = 0;
   bool is_bonus = false;  // the position after the last proposed token (bonus: pi)
   bool has_draft_law = true;
@@ -137,6 +140,54 @@ template <int N>
 struct Sums {
   double value[N] = {};
   TANDEM_HD double operator[](int i) const { return value[i]; }
+};
+
+// The draft's law clamped between two multiples of the target's: pi(v) = max(min(q, upper p), lower p), 0 <=
+// lower <= 1 <= upper. With lower such that it adds up to 1 it has, of all laws with pi <= upper p, the least
+// KL(p || pi).
+struct ClampedLaw {
+  float upper = 1, lower = 1;
+
+  TANDEM_HD float pi(float q, float p) const {
+    const float low = q < upper * p ? q : upper * p;
+    return low > lower * p ? low : lower * p;
+  }
+
+  // The `lower` of a given `upper`. The sum over pi is convex and piecewise linear in `lower`, so Newton's
+  // steps from above (start: 1, or the lower of a smaller upper) come down to the root in a few passes and
+  // never cross it. Solving for lower in [0, 1] and not for beta = 1 / lower has no case in which there is no
+  // root.
+  template <typename Sum>
+  TANDEM_HD static ClampedLaw Solve(float upper, float start, const Sum& sum) {
+    ClampedLaw law = {upper, start};
+    for (int step = 0; step < 64; ++step) {
+      const Sums<2> s = sum([law](float q, float p) {
+        const float pi = law.pi(q, p);
+        return Sums<2>{{pi, pi > q ? p : 0.f}};
+      });
+      const double excess = s[0] - 1;
+      if (!(excess > 0) || !(s[1] > 0)) break;
+      const double next = law.lower - excess / s[1];
+      const float lower = next > 0 ? static_cast<float>(next) : 0;
+      if (lower == law.lower) break;
+      law.lower = lower;
+    }
+    return law;
+  }
+
+  // KL(p || pi) in nats.
+  template <typename Sum>
+  TANDEM_HD double Divergence(const Sum& sum) const {
+    const Sums<3> s = sum([law = *this](float q, float p) {
+      if (p == 0) return Sums<3>();
+      if (q >= law.upper * p) return Sums<3>{{p, 0, 0}};
+      if (q <= law.lower * p) return Sums<3>{{0, p, 0}};
+      return Sums<3>{{0, 0, p * std::log(p / q)}};
+    });
+    double divergence = s[2] - s[0] * std::log(static_cast<double>(upper));
+    if (s[1] > 0) divergence -= s[1] * std::log(static_cast<double>(lower));
+    return divergence;
+  }
 };
 
 template <typename R>
