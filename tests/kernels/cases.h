@@ -26,6 +26,60 @@ inline constexpr StackCase kStacks[] = {
     {"2.5m", 2, 192, 6, 2, 32, 512, 8192},  // 5 MB: a draft
 };
 
+struct LinearCase {
+  int in_dim;
+  int out_dim[3];  // 0: no such segment
+  DType dtype[3];
+  bool norm;
+  bool bias;
+  bool accumulate;
+  bool round_bf16;
+};
+
+inline constexpr LinearCase kLinearCases[] = {
+    {1, {1, 0, 0}, {DType::kF32}, false, false, false, false},
+    {2, {5, 0, 0}, {DType::kBf16}, true, true, false, false},
+    {24, {24, 8, 8}, {DType::kBf16, DType::kBf16, DType::kBf16}, true, true, false, true},
+    {31, {3, 2, 1}, {DType::kF16, DType::kF16, DType::kF16}, true, false, false, true},
+    {32, {17, 0, 0}, {DType::kBf16}, false, false, true, false},
+    {33, {7, 6, 5}, {DType::kF32, DType::kBf16, DType::kF16}, true, true, true, true},
+    {64, {16, 0, 0}, {DType::kF16}, false, false, true, true},
+    {96, {33, 15, 0}, {DType::kBf16, DType::kF32}, true, false, false, false},
+    {192, {192, 64, 64}, {DType::kBf16, DType::kBf16, DType::kBf16}, true, false, false, false},
+    {307, {13, 0, 0}, {DType::kBf16}, false, true, true, true},
+    {512, {96, 64, 0}, {DType::kF32, DType::kF32}, true, false, false, false},
+    {1408, {64, 0, 0}, {DType::kBf16}, false, false, true, false},
+    {2050, {9, 0, 0}, {DType::kF16}, true, false, false, false},
+};
+
+// Rows of several sequences, each a run of rows that ends at its last position.
+struct AttentionRun {
+  int slot;
+  int n_rows;
+  int last_position;
+};
+struct AttentionCase {
+  int n_heads;
+  int n_kv_heads;
+  int head_dim;
+  DType dtype;
+  int page_size;
+  AttentionRun runs[4];  // n_rows 0: no such run
+};
+
+inline constexpr AttentionCase kAttentionCases[] = {
+    {1, 1, 2, DType::kF32, 1, {{0, 1, 0}}},
+    {2, 1, 24, DType::kF32, 5, {{0, 3, 2}, {1, 1, 9}}},
+    {4, 2, 24, DType::kBf16, 16, {{1, 6, 69}, {0, 2, 3}}},
+    {8, 4, 64, DType::kF32, 16, {{0, 6, 261}}},
+    {6, 2, 32, DType::kBf16, 16, {{2, 1, 63}, {0, 1, 64}, {1, 1, 65}}},
+    {32, 8, 64, DType::kBf16, 32, {{0, 6, 130}, {1, 1, 127}}},
+    {5, 1, 80, DType::kF32, 7, {{0, 17, 80}}},
+    {40, 1, 18, DType::kBf16, 64, {{0, 2, 70}, {1, 33, 32}}},
+    {4, 4, 128, DType::kF32, 128, {{1, 8, 200}, {0, 4, 3}}},
+    {2, 2, 90, DType::kBf16, 3, {{0, 5, 67}}},
+};
+
 }  // namespace tandem
 
 #endif  // TANDEM_TESTS_KERNELS_CASES_H_

@@ -1,0 +1,330 @@
+// ctest-label: concurrent
+#include "kernels/attention/attention.h"
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <set>
+
+#include "tests/kernels/cases.h"
+#include "tests/kernels/util.h"
+
+namespace tandem {
+namespace {
+
+constexpr int kSlots = 3;
+
+// The logical K and V of each slot, apart from pages: value of (slot, kv head, position, element).
+class Sequences {
+ public:
+  Sequences(const AttentionCase& shape, int n_positions, std::mt19937& random)
+      : shape_(shape), n_positions_(n_positions) {
+    k_ = RandomFloats(static_cast<size_t>(kSlots) * shape.n_kv_heads * n_positions * shape.head_dim, random,
+                      2);
+    v_ = RandomFloats(k_.size(), random, 2);
+    if (shape.dtype == DType::kBf16) {
+      for (float& x : k_) x = RoundToBf16(x);
+      for (float& x : v_) x = RoundToBf16(x);
+    }
+  }
+  float& k(int slot, int head, int t, int i) { return k_[Index(slot, head, t, i)]; }
+  float& v(int slot, int head, int t, int i) { return v_[Index(slot, head, t, i)]; }
+  int n_positions() const { return n_positions_; }
+
+ private:
+  size_t Index(int slot, int head, int t, int i) const {
+    return ((static_cast<size_t>(slot) * shape_.n_kv_heads + head) * n_positions_ + t) * shape_.head_dim + i;
+  }
+  AttentionCase shape_;
+  int n_positions_;
+  std::vector<float> k_, v_;
+};
+
+// A paged cache that holds the sequences; whatever no sequence owns is NaN.
+class PagedCache {
+ public:
+  PagedCache(const AttentionCase& shape, Sequences& sequences, int page_size, uint32_t order) {
+    const int max_pages = (sequences.n_positions() + page_size - 1) / page_size;
+    std::vector<int32_t> pages(kSlots * max_pages);
+    for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<int32_t>(i);
+    std::mt19937 random(order);
+    std::shuffle(pages.begin(), pages.end(), random);
+    table_ = pages;
+    const size_t n = pages.size() * shape.n_kv_heads * page_size * shape.head_dim;
+    k_ = std::make_unique<EdgeBytes>(n * SizeOf(shape.dtype));
+    v_ = std::make_unique<EdgeBytes>(n * SizeOf(shape.dtype));
+    std::memset(k_->data(), 0xff, k_->bytes());
+    std::memset(v_->data(), 0xff, v_->bytes());
+    kv_.k = k_->data();
+    kv_.v = v_->data();
+    kv_.dtype = shape.dtype;
+    kv_.page_size = page_size;
+    kv_.n_kv_heads = shape.n_kv_heads;
+    kv_.head_dim = shape.head_dim;
+    kv_.page_table = table_.data();
+    kv_.max_pages = max_pages;
+    for (int slot = 0; slot < kSlots; ++slot) {
+      for (int h = 0; h < shape.n_kv_heads; ++h) {
+        for (int t = 0; t < sequences.n_positions(); ++t) {
+          for (int i = 0; i < shape.head_dim; ++i) {
+            // By the layout of core/kv.h, written out again: [page][kv head][position in the page][element].
+            const size_t page = table_[static_cast<size_t>(slot) * max_pages + t / page_size];
+            const size_t at =
+                ((page * shape.n_kv_heads + h) * page_size + t % page_size) * shape.head_dim + i;
+            Set(k_->data(), at, sequences.k(slot, h, t, i));
+            Set(v_->data(), at, sequences.v(slot, h, t, i));
+          }
+        }
+      }
+    }
+  }
+  const KvLayer& kv() const { return kv_; }
+
+ private:
+  void Set(unsigned char* data, size_t at, float value) {
+    if (kv_.dtype == DType::kF32) {
+      std::memcpy(data + at * 4, &value, 4);
+    } else {
+      const uint16_t half = FloatToBf16(value);
+      std::memcpy(data + at * 2, &half, 2);
+    }
+  }
+
+  std::vector<int32_t> table_;
+  std::unique_ptr<EdgeBytes> k_, v_;
+  KvLayer kv_;
+};
+
+class Problem {
+ public:
+  Problem(const AttentionCase& shape, uint32_t seed)
+      : shape_(shape), random_(seed), sequences_(shape, LastPosition(shape) + 1, random_) {
+    for (const AttentionRun& run : shape.runs) {
+      for (int i = 0; i < run.n_rows; ++i)
+        rows_.push_back({run.slot, run.last_position - run.n_rows + 1 + i});
+    }
+    q_ = RandomFloats(rows_.size() * row_size(), random_, 1.5f);
+    scale_ = 1.f / std::sqrt(static_cast<float>(shape.head_dim));
+  }
+
+  size_t row_size() const { return static_cast<size_t>(shape_.n_heads) * shape_.head_dim; }
+  const std::vector<PlannedRow>& rows() const { return rows_; }
+  Sequences& sequences() { return sequences_; }
+  std::vector<size_t> All() const {
+    std::vector<size_t> which(rows_.size());
+    for (size_t i = 0; i < which.size(); ++i) which[i] = i;
+    return which;
+  }
+
+  // The outputs of some rows, in the order given; n_workers 0: the reference.
+  std::vector<float> Run(const std::vector<size_t>& which, const PagedCache& cache, int n_workers = 1) const {
+    std::vector<PlannedRow> rows;
+    EdgeBytes q(which.size() * row_size() * 4);
+    for (size_t i = 0; i < which.size(); ++i) {
+      rows.push_back(rows_[which[i]]);
+      std::copy_n(q_.begin() + which[i] * row_size(), row_size(), q.floats() + i * row_size());
+    }
+    const PlanOf plan(rows);
+    Output out(which.size() * row_size());
+    const AttentionArgs args = {plan.plan(), q.floats(), cache.kv(), shape_.n_heads, scale_, out.data()};
+    if (n_workers == 0) {
+      AttentionReference(args);
+    } else {
+      RunOnWorkers(n_workers, [&](Worker worker) { AttentionCpu(args, worker); });
+    }
+    out.CheckEdges();
+    for (size_t i = 0; i < out.size(); ++i) EXPECT_FALSE(IsPoison(out.data()[i])) << "not written: " << i;
+    return {out.data(), out.data() + out.size()};
+  }
+
+  // Against softmax in double. A score is a sum of head_dim products, scaled: error e_s. Its distance to the
+  // maximum rounds once, Highway's exp is within 1 ulp, and each of the chunks rescales what came before by
+  // one more exp and one product. So a weight is known to a relative e_w, as is the sum of all, and the mean
+  // of the values is known to twice that and the roundings of two sums of n_keys terms.
+  void Check(const std::vector<float>& result) {
+    const int d = shape_.head_dim, group = shape_.n_heads / shape_.n_kv_heads;
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      const int slot = rows_[r].slot, n_keys = rows_[r].position + 1;
+      const int n_chunks = (n_keys + kAttentionChunk - 1) / kAttentionChunk;
+      for (int h = 0; h < shape_.n_heads; ++h) {
+        const float* q = q_.data() + (r * shape_.n_heads + h) * d;
+        std::vector<double> scores(n_keys);
+        double max = -1e300, max_size = 0, total = 0;
+        for (int t = 0; t < n_keys; ++t) {
+          double sum = 0, size = 0;
+          for (int i = 0; i < d; ++i) {
+            const double product = static_cast<double>(q[i]) * sequences_.k(slot, h / group, t, i);
+            sum += product;
+            size += std::fabs(product);
+          }
+          scores[t] = sum * scale_;
+          max = std::max(max, scores[t]);
+          max_size = std::max(max_size, size * scale_);
+        }
+        for (double& score : scores) total += score = std::exp(score - max);
+        const double e_s = Gamma(d + 2) * max_size;
+        const double e_w = 1.01 * (2 * e_s + (n_chunks + 1) * (2 * max_size * kRoundoff + Gamma(4)));
+        for (int i = 0; i < d; ++i) {
+          double sum = 0, size = 0;
+          for (int t = 0; t < n_keys; ++t) {
+            const double v = sequences_.v(slot, h / group, t, i);
+            sum += scores[t] / total * v;
+            size += scores[t] / total * std::fabs(v);
+          }
+          ASSERT_NEAR(result[(r * shape_.n_heads + h) * d + i], sum, size * (2 * e_w + 2 * Gamma(n_keys + 2)))
+              << "row " << r << ", head " << h << ", element " << i;
+        }
+      }
+    }
+  }
+
+ private:
+  static int LastPosition(const AttentionCase& shape) {
+    int last = 0;
+    for (const AttentionRun& run : shape.runs) last = std::max(last, run.n_rows ? run.last_position : 0);
+    return last;
+  }
+
+  AttentionCase shape_;
+  std::mt19937 random_;
+  Sequences sequences_;
+  std::vector<PlannedRow> rows_;
+  std::vector<float> q_;
+  float scale_;
+};
+
+std::string Describe(const AttentionCase& c) {
+  return std::to_string(c.n_heads) + "/" + std::to_string(c.n_kv_heads) + " heads of " +
+         std::to_string(c.head_dim) + ", pages of " + std::to_string(c.page_size);
+}
+
+TEST(AttentionReference, ComputedByHand) {
+  const AttentionCase shape = {1, 1, 2, DType::kF32, 2, {}};
+  Sequences sequences(shape, 3, *std::make_unique<std::mt19937>(1));
+  const float k[3][2] = {{1, 0}, {0, 1}, {1, 1}}, v[3][2] = {{1, 10}, {2, 20}, {4, 40}};
+  for (int t = 0; t < 3; ++t) {
+    for (int i = 0; i < 2; ++i) {
+      sequences.k(1, 0, t, i) = k[t][i];
+      sequences.v(1, 0, t, i) = v[t][i];
+    }
+  }
+  const PagedCache cache(shape, sequences, 2, 1);
+  const PlanOf plan({{1, 0}, {1, 2}});
+  // Scores of the second row: 0.5 * (ln 2, ln 4, ln 8) * 2, so weights 2 : 4 : 8.
+  const float log2 = std::log(2.f);
+  const float q[] = {5, 5, 2 * log2, 4 * log2};
+  float out[4];
+  AttentionReference({plan.plan(), q, cache.kv(), 1, 0.5f, out});
+  EXPECT_EQ(out[0], 1);
+  EXPECT_EQ(out[1], 10);
+  EXPECT_NEAR(out[2], (2 * 1 + 4 * 2 + 8 * 4) / 14., 1e-6);
+  EXPECT_NEAR(out[3], (2 * 10 + 4 * 20 + 8 * 40) / 14., 1e-5);
+}
+
+TEST(Attention, MatchesSoftmaxInDouble) {
+  for (const AttentionCase& c : kAttentionCases) {
+    SCOPED_TRACE(Describe(c));
+    Problem problem(c, 1);
+    const PagedCache cache(c, problem.sequences(), c.page_size, 1);
+    problem.Check(problem.Run(problem.All(), cache, 0));
+    ForEachTarget([&] { problem.Check(problem.Run(problem.All(), cache)); });
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Attention, ARowHasTheSameBitsInAnyCompany) {
+  for (const AttentionCase& c : kAttentionCases) {
+    SCOPED_TRACE(Describe(c));
+    Problem problem(c, 2);
+    const PagedCache cache(c, problem.sequences(), c.page_size, 1);
+    ForEachTarget([&] {
+      const std::vector<float> all = problem.Run(problem.All(), cache);
+      const size_t n = problem.row_size();
+      for (size_t r : problem.All()) {
+        const std::vector<float> alone = problem.Run({r}, cache);
+        ASSERT_EQ(BitsOf(alone.data(), n), BitsOf(all.data() + r * n, n)) << "row " << r;
+      }
+      // The same sequences in the opposite order, and every second row of each.
+      std::vector<size_t> other;
+      for (size_t r : problem.All()) {
+        if (r % 2 == 0) other.push_back(r);
+      }
+      std::stable_sort(other.begin(), other.end(),
+                       [&](size_t a, size_t b) { return problem.rows()[a].slot > problem.rows()[b].slot; });
+      const std::vector<float> some = problem.Run(other, cache);
+      for (size_t i = 0; i < other.size(); ++i) {
+        ASSERT_EQ(BitsOf(some.data() + i * n, n), BitsOf(all.data() + other[i] * n, n)) << "row " << other[i];
+      }
+    });
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Attention, PagesAndWorkersDoNotMatter) {
+  for (const AttentionCase& c : kAttentionCases) {
+    SCOPED_TRACE(Describe(c));
+    Problem problem(c, 3);
+    const PagedCache cache(c, problem.sequences(), c.page_size, 1);
+    ForEachTarget([&] {
+      const std::vector<float> expected = problem.Run(problem.All(), cache);
+      for (int n_workers = 2; n_workers <= 5; ++n_workers) {
+        const std::vector<float> result = problem.Run(problem.All(), cache, n_workers);
+        ASSERT_EQ(BitsOf(result.data(), result.size()), BitsOf(expected.data(), expected.size()))
+            << n_workers;
+      }
+      for (int page_size : {1, 7, 16, 64, 100, 256}) {
+        const PagedCache other(c, problem.sequences(), page_size, page_size);
+        const std::vector<float> result = problem.Run(problem.All(), other);
+        ASSERT_EQ(BitsOf(result.data(), result.size()), BitsOf(expected.data(), expected.size()))
+            << page_size;
+      }
+    });
+    if (HasFatalFailure()) return;
+  }
+}
+
+// A row sees positions 0 .. its own: NaN in later ones must not reach it, NaN in its own must.
+TEST(Attention, SeesItsPastAlone) {
+  for (DType dtype : {DType::kF32, DType::kBf16}) {
+    const AttentionCase c = {4, 2, 24, dtype, 8, {{0, 6, 69}}};
+    Problem problem(c, 4);
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const PagedCache clean_cache(c, problem.sequences(), c.page_size, 1);
+    const size_t n = problem.row_size();
+    for (const bool key : {true, false}) {
+      Problem spoiled(c, 4);
+      (key ? spoiled.sequences().k(0, 1, 66, 0) : spoiled.sequences().v(0, 1, 66, 0)) = nan;
+      const PagedCache cache(c, spoiled.sequences(), c.page_size, 1);
+      ForEachTarget([&] {
+        const std::vector<float> clean = problem.Run(problem.All(), clean_cache);
+        const std::vector<float> result = spoiled.Run(spoiled.All(), cache);
+        for (size_t r = 0; r < 6; ++r) {
+          const bool sees = problem.rows()[r].position >= 66;
+          if (!sees) {
+            ASSERT_EQ(BitsOf(result.data() + r * n, n), BitsOf(clean.data() + r * n, n)) << r;
+          }
+          // Heads 2 and 3 use kv head 1.
+          const bool is_nan = std::isnan(result[r * n + 2 * 24]);
+          EXPECT_EQ(is_nan, sees) << "row " << r;
+          EXPECT_FALSE(std::isnan(result[r * n])) << "row " << r;
+        }
+      });
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Scores far apart, over several chunks: the running maximum moves up late.
+TEST(Attention, LargeScores) {
+  const AttentionCase c = {1, 1, 16, DType::kF32, 16, {{0, 1, 299}}};
+  Problem problem(c, 5);
+  for (int t = 0; t < 300; ++t) {
+    for (int i = 0; i < 16; ++i) problem.sequences().k(0, 0, t, i) *= static_cast<float>(t) / 8;
+  }
+  const PagedCache cache(c, problem.sequences(), c.page_size, 1);
+  problem.Check(problem.Run(problem.All(), cache, 0));
+  ForEachTarget([&] { problem.Check(problem.Run(problem.All(), cache)); });
+}
+
+}  // namespace
+}  // namespace tandem

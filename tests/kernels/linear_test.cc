@@ -1,0 +1,341 @@
+// ctest-label: concurrent
+#include "kernels/linear/linear.h"
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <optional>
+
+#include "tests/kernels/cases.h"
+#include "tests/kernels/util.h"
+
+namespace tandem {
+namespace {
+
+constexpr float kEps = 1e-5f;
+constexpr int kMaxRows = 64;
+
+// A linear step over random numbers, and what it must give, computed here in double.
+class Problem {
+ public:
+  Problem(const LinearCase& shape, int n_in_rows, std::mt19937& random, size_t gap = 0)
+      : shape_(shape),
+        in_(static_cast<int64_t>(n_in_rows), shape.in_dim, DType::kF32, random),
+        norm_(1, shape.in_dim, shape.dtype[0], random, gap) {
+    for (int s = 0; s < 3 && shape.out_dim[s] != 0; ++s) {
+      weights_.push_back(
+          std::make_unique<Matrix>(shape.out_dim[s], shape.in_dim, shape.dtype[s], random, gap));
+      biases_.push_back(std::make_unique<Matrix>(1, shape.out_dim[s], shape.dtype[s], random, gap));
+    }
+  }
+
+  int n_segments() const { return static_cast<int>(weights_.size()); }
+  Matrix& in() { return in_; }
+  Matrix& weight(int s) { return *weights_[s]; }
+
+  // Outputs of `rows` (rows of the input) in the order given, one vector for each segment: row-major bits.
+  enum class Which { kReference, kCpu };
+  std::vector<std::vector<float>> Run(const std::vector<int32_t>& rows, Which which, int n_workers = 1,
+                                      const std::vector<int32_t>& dst = {}) const {
+    const auto n_rows = static_cast<int32_t>(rows.size());
+    const int n_out_rows = dst.empty() ? n_rows : 1 + *std::max_element(dst.begin(), dst.end());
+    LinearArgs args = {};
+    args.in = static_cast<const float*>(in_.view().data);
+    args.in_stride = shape_.in_dim;
+    args.in_dim = shape_.in_dim;
+    if (shape_.norm) args.norm = norm_.view();
+    args.norm_eps = kEps;
+    args.round_bf16 = shape_.round_bf16;
+    args.n_rows = &n_rows;
+    args.max_rows = kMaxRows;
+    args.src = rows.data();
+    args.dst = dst.empty() ? nullptr : dst.data();
+    args.n_segments = n_segments();
+    std::vector<std::unique_ptr<Output>> outputs;
+    for (int s = 0; s < n_segments(); ++s) {
+      const int64_t n = shape_.out_dim[s];
+      outputs.push_back(std::make_unique<Output>(n_out_rows * (n + kStridePadding)));
+      LinearSegment& segment = args.segment[s];
+      segment.weight = weights_[s]->view();
+      if (shape_.bias) segment.bias = biases_[s]->view();
+      segment.out = outputs[s]->data();
+      segment.out_stride = n + kStridePadding;
+      segment.accumulate = shape_.accumulate;
+      if (shape_.accumulate) {
+        for (int m = 0; m < n_rows; ++m) {
+          for (int64_t o = 0; o < n; ++o)
+            segment.out[Target(dst, m) * segment.out_stride + o] = Residual(rows[m], o);
+        }
+      }
+    }
+    if (which == Which::kReference) {
+      LinearReference(args);
+    } else {
+      Output scratch(static_cast<size_t>(n_workers) * LinearScratch(kMaxRows, shape_.in_dim));
+      args.scratch = scratch.data();
+      RunOnWorkers(n_workers, [&](Worker worker) { LinearCpu(args, worker); });
+      scratch.CheckEdges();
+    }
+    std::vector<std::vector<float>> results;
+    for (int s = 0; s < n_segments(); ++s) {
+      outputs[s]->CheckEdges();
+      const int64_t stride = args.segment[s].out_stride;
+      std::vector<float>& result = results.emplace_back();
+      std::vector<bool> mine(outputs[s]->size());
+      for (int m = 0; m < n_rows; ++m) {
+        for (int64_t o = 0; o < shape_.out_dim[s]; ++o) {
+          const int64_t i = Target(dst, m) * stride + o;
+          mine[i] = true;
+          EXPECT_FALSE(IsPoison(outputs[s]->data()[i])) << "not written: row " << m << ", output " << o;
+          result.push_back(outputs[s]->data()[i]);
+        }
+      }
+      for (size_t i = 0; i < mine.size(); ++i) {
+        EXPECT_TRUE(mine[i] || IsPoison(outputs[s]->data()[i])) << "written: " << i;
+      }
+    }
+    return results;
+  }
+
+  // Compares with sums in double. Errors: every prepared input is known to a relative `input_error` (0
+  // without a norm) before its rounding to bf16, which is monotonic; n products and n + 2 additions round.
+  void Check(const std::vector<int32_t>& rows, const std::vector<std::vector<float>>& results) const {
+    const int n = shape_.in_dim;
+    // Sum of squares n, mean and eps 2, halved by the root; root, reciprocal and two products.
+    const double input_error = shape_.norm ? Gamma((n + 2) / 2. + 4) * 1.01 : 0;
+    std::vector<double> x(n), error(n);
+    for (size_t m = 0; m < rows.size(); ++m) {
+      double squares = 0;
+      for (int k = 0; k < n; ++k) squares += in_.at(rows[m], k) * in_.at(rows[m], k);
+      const double scale = shape_.norm ? 1 / std::sqrt(squares / n + kEps) : 1;
+      for (int k = 0; k < n; ++k) {
+        x[k] = in_.at(rows[m], k) * (shape_.norm ? scale * norm_.at(0, k) : 1);
+        error[k] = std::fabs(x[k]) * input_error;
+        if (shape_.round_bf16) {
+          const double low = RoundToBf16(static_cast<float>(x[k] - error[k]));
+          const double high = RoundToBf16(static_cast<float>(x[k] + error[k]));
+          x[k] = RoundToBf16(static_cast<float>(x[k]));
+          error[k] = std::max(std::fabs(high - x[k]), std::fabs(x[k] - low));
+        }
+      }
+      for (int s = 0; s < n_segments(); ++s) {
+        for (int o = 0; o < shape_.out_dim[s]; ++o) {
+          double sum =
+              (shape_.bias ? biases_[s]->at(0, o) : 0) + (shape_.accumulate ? Residual(rows[m], o) : 0);
+          double size = (shape_.bias ? std::fabs(biases_[s]->at(0, o)) : 0) +
+                        (shape_.accumulate ? std::fabs(Residual(rows[m], o)) : 0);
+          double inherited = 0;
+          for (int k = 0; k < n; ++k) {
+            const double w = weights_[s]->at(o, k);
+            sum += w * x[k];
+            size += std::fabs(w) * (std::fabs(x[k]) + error[k]);
+            inherited += std::fabs(w) * error[k];
+          }
+          ASSERT_NEAR(results[s][m * shape_.out_dim[s] + o], sum, inherited + Gamma(n + 3) * size)
+              << "row " << m << " of " << rows.size() << ", segment " << s << ", output " << o;
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int kStridePadding = 3;
+  static int Target(const std::vector<int32_t>& dst, int m) { return dst.empty() ? m : dst[m]; }
+  static float Residual(int row, int64_t o) { return 0.25f * static_cast<float>((row * 7 + o * 3) % 11) - 1; }
+
+  LinearCase shape_;
+  Matrix in_;
+  Matrix norm_;
+  std::vector<std::unique_ptr<Matrix>> weights_, biases_;
+};
+
+using Which = Problem::Which;
+
+std::vector<int32_t> Iota(int n) {
+  std::vector<int32_t> rows(n);
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows;
+}
+
+std::string Describe(const LinearCase& c) {
+  return std::to_string(c.in_dim) + " -> " + std::to_string(c.out_dim[0]) + " + " +
+         std::to_string(c.out_dim[1]) + " + " + std::to_string(c.out_dim[2]);
+}
+
+bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return BitsOf(a.data(), a.size()) == BitsOf(b.data(), b.size());
+}
+
+TEST(LinearReference, ComputedByHand) {
+  const float in[] = {1, 2, -2};
+  const uint16_t weights[] = {FloatToBf16(1), FloatToBf16(0.5f), FloatToBf16(-1),  //
+                              FloatToBf16(0), FloatToBf16(4),    FloatToBf16(2)};
+  const float norm[] = {3, 6, 6};
+  const float bias[] = {10, 20};
+  float out[] = {100, 200};
+  const int32_t n_rows = 1;
+  LinearArgs args = {};
+  args.in = in;
+  args.in_stride = 3;
+  args.in_dim = 3;
+  args.n_rows = &n_rows;
+  args.max_rows = 1;
+  args.n_segments = 1;
+  args.segment[0] = {{weights, DType::kBf16, 2, 3}, {}, out, 2, false};
+  LinearReference(args);
+  EXPECT_EQ(out[0], 1 + 1 + 2);
+  EXPECT_EQ(out[1], 8 - 4);
+
+  args.segment[0].bias = {bias, DType::kF32, 1, 2};
+  args.segment[0].accumulate = true;
+  LinearReference(args);
+  EXPECT_EQ(out[0], 4 + 10 + 4);
+  EXPECT_EQ(out[1], 4 + 20 + 4);
+
+  // The mean of the squares is 3; with eps 6 the scale is 1 / 3, and the prepared input 1, 4, -4.
+  args.norm = {norm, DType::kF32, 1, 3};
+  args.norm_eps = 6;
+  args.segment[0].accumulate = false;
+  args.segment[0].bias = {};
+  LinearReference(args);
+  EXPECT_EQ(out[0], 1 + 2 + 4);
+  EXPECT_EQ(out[1], 16 - 8);
+
+  // 1 + 2^-9 rounds to 1 in bf16.
+  const float fine[] = {1.f + 1.f / 512, 0, 0};
+  args.norm = {};
+  args.in = fine;
+  LinearReference(args);
+  EXPECT_EQ(out[0], 1.f + 1.f / 512);
+  args.round_bf16 = true;
+  LinearReference(args);
+  EXPECT_EQ(out[0], 1);
+}
+
+TEST(Linear, MatchesSumsInDouble) {
+  for (const LinearCase& c : kLinearCases) {
+    SCOPED_TRACE(Describe(c));
+    std::mt19937 random(1);
+    const Problem problem(c, kMaxRows, random, /*gap=*/c.in_dim % 2);
+    for (int n_rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 64}) {
+      const std::vector<int32_t> rows = Iota(n_rows);
+      if (n_rows <= 3) problem.Check(rows, problem.Run(rows, Which::kReference));
+      ForEachTarget([&] { problem.Check(rows, problem.Run(rows, Which::kCpu)); });
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Every length of a row's end, with weights that end at or one byte before a page that may not be read.
+TEST(Linear, OddSizesAndAddresses) {
+  std::mt19937 random(2);
+  for (int in_dim = 1; in_dim < 200; in_dim += 2) {
+    const DType dtype = in_dim % 3 == 0 ? DType::kF32 : in_dim % 3 == 1 ? DType::kBf16 : DType::kF16;
+    const LinearCase c = {in_dim, {1 + in_dim % 5, 0, 0}, {dtype}, in_dim % 4 == 1, false, false, false};
+    SCOPED_TRACE(Describe(c));
+    for (size_t gap : {0, 1}) {
+      const Problem problem(c, 3, random, gap);
+      ForEachTarget([&] { problem.Check(Iota(3), problem.Run(Iota(3), Which::kCpu)); });
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(Linear, ARowHasTheSameBitsInAnyCompany) {
+  for (const LinearCase& c : kLinearCases) {
+    SCOPED_TRACE(Describe(c));
+    std::mt19937 random(3);
+    const Problem problem(c, kMaxRows, random);
+    ForEachTarget([&] {
+      std::vector<std::vector<std::vector<float>>> alone;
+      for (int row = 0; row < kMaxRows; ++row) alone.push_back(problem.Run({row}, Which::kCpu));
+      for (int n_rows = 2; n_rows <= kMaxRows; n_rows += n_rows < 16 ? 1 : 16) {
+        std::vector<int32_t> rows = Iota(kMaxRows);
+        std::shuffle(rows.begin(), rows.end(), random);
+        rows.resize(n_rows);
+        const auto together = problem.Run(rows, Which::kCpu);
+        for (int s = 0; s < problem.n_segments(); ++s) {
+          const int n = c.out_dim[s];
+          for (int m = 0; m < n_rows; ++m) {
+            const auto begin = together[s].begin() + m * n;
+            ASSERT_TRUE(SameBits({begin, begin + n}, alone[rows[m]][s])) << "row " << m << " of " << n_rows;
+          }
+        }
+      }
+    });
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Linear, AnyNumberOfWorkersGivesTheSameBits) {
+  for (const LinearCase& c : kLinearCases) {
+    SCOPED_TRACE(Describe(c));
+    std::mt19937 random(4);
+    const Problem problem(c, 8, random);
+    ForEachTarget([&] {
+      for (int n_rows : {1, 6, 8}) {
+        const auto one = problem.Run(Iota(n_rows), Which::kCpu);
+        for (int n_workers = 2; n_workers <= 5; ++n_workers) {
+          const auto many = problem.Run(Iota(n_rows), Which::kCpu, n_workers);
+          for (int s = 0; s < problem.n_segments(); ++s) ASSERT_TRUE(SameBits(one[s], many[s])) << n_workers;
+        }
+      }
+    });
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Linear, RowsGoWhereDstSays) {
+  const LinearCase c = {48, {20, 0, 0}, {DType::kBf16}, false, false, true, false};
+  std::mt19937 random(5);
+  const Problem problem(c, 8, random);
+  const std::vector<int32_t> rows = {5, 0, 3, 7, 1, 2, 6}, dst = {9, 2, 11, 0, 4, 7, 5};
+  ForEachTarget([&] { problem.Check(rows, problem.Run(rows, Which::kCpu, 2, dst)); });
+  problem.Check(rows, problem.Run(rows, Which::kReference, 1, dst));
+}
+
+TEST(Linear, NoRowsWriteNothing) {
+  std::mt19937 random(6);
+  const Problem problem(kLinearCases[2], 1, random);
+  ForEachTarget([&] { EXPECT_TRUE(problem.Run({}, Which::kCpu)[0].empty()); });
+}
+
+// The padding of a row's end must not take in the row after it, nor a row of the input its neighbours.
+TEST(Linear, InfinitiesAndNansStayWhereTheyBelong) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (DType dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
+    for (int in_dim : {5, 37, 64}) {
+      const LinearCase c = {in_dim, {6, 0, 0}, {dtype}, true, false, false, true};
+      std::mt19937 random(7);
+      Problem problem(c, 4, random);
+      const auto clean = problem.Run(Iota(4), Which::kCpu);
+      // F16 has no infinity in Matrix::Set; a NaN input must spread over its own row's outputs alone all the
+      // same.
+      if (dtype != DType::kF16) {
+        for (int k = 0; k < in_dim; ++k) problem.weight(0).Set(3 * in_dim + k, infinity);
+      }
+      problem.in().Set(2 * in_dim + in_dim - 1, std::numeric_limits<float>::quiet_NaN());
+      ForEachTarget([&] {
+        const auto result = problem.Run(Iota(4), Which::kCpu);
+        for (int m = 0; m < 4; ++m) {
+          for (int o = 0; o < 6; ++o) {
+            const float value = result[0][m * 6 + o];
+            if (m == 2) {
+              EXPECT_TRUE(std::isnan(value)) << m << " " << o;
+            } else if (o == 3 && dtype != DType::kF16) {
+              EXPECT_FALSE(std::isfinite(value)) << m << " " << o;
+            } else {
+              EXPECT_TRUE(std::isfinite(value)) << m << " " << o;
+            }
+          }
+        }
+      });
+      const auto after = problem.Run(Iota(4), Which::kCpu);
+      EXPECT_EQ(BitsOf(after[0][0]), BitsOf(clean[0][0]));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tandem
