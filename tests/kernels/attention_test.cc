@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
-#include <set>
 
 #include "tests/kernels/cases.h"
 #include "tests/kernels/util.h"

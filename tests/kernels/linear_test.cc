@@ -5,7 +5,6 @@
 #include <limits>
 #include <memory>
 #include <numeric>
-#include <optional>
 
 #include "tests/kernels/cases.h"
 #include "tests/kernels/util.h"
@@ -23,6 +22,9 @@ class Problem {
       : shape_(shape),
         in_(static_cast<int64_t>(n_in_rows), shape.in_dim, DType::kF32, random),
         norm_(1, shape.in_dim, shape.dtype[0], random, gap) {
+    for (int64_t i = 0; i < static_cast<int64_t>(n_in_rows) * shape.in_dim; i += 3) {
+      in_.Set(i, Bf16Tie(static_cast<float>(in_.at(0, i))));
+    }
     for (int s = 0; s < 3 && shape.out_dim[s] != 0; ++s) {
       weights_.push_back(
           std::make_unique<Matrix>(shape.out_dim[s], shape.in_dim, shape.dtype[s], random, gap));

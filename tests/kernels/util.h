@@ -161,6 +161,14 @@ inline std::vector<float> RandomFloats(size_t n, std::mt19937& random, float siz
   return values;
 }
 
+// Right between two neighbours in bf16, of which the one above or below is even.
+inline float Bf16Tie(float value) {
+  const uint32_t bits = (BitsOf(value) & 0xffff0000u) | 0x8000u;
+  float tie;
+  std::memcpy(&tie, &bits, 4);
+  return tie;
+}
+
 // Unit roundoff of fp32, and the relative error of n roundings in a row (Higham, Accuracy and
 // Stability, 3.1).
 inline constexpr double kRoundoff = 1.0 / (1 << 24);
