@@ -71,7 +71,7 @@ struct Append {
     for (size_t i = 0; i < v.size(); i += 3) v[i] = Bf16Tie(v[i]);
     v[v.size() / 2] = std::numeric_limits<float>::infinity();
     const uint32_t full = 0x7fffffffu;  // a NaN that a careless rounding turns into a zero
-    std::memcpy(&v[v.size() / 2 + 1], &full, 4);
+    std::memcpy(&v.back(), &full, 4);
     for (size_t r = 0; r < rows.size(); ++r) {
       for (int part = 0; part < 2; ++part) {
         for (int i = 0; i < s.head_dim / 2; ++i) {

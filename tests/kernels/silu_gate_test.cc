@@ -18,7 +18,7 @@ struct Problem {
     Output out((n_rows + 1) * static_cast<size_t>(dim));
     std::copy(gate.begin(), gate.end(), out.data());
     EdgeBytes up_bytes(up.size() * 4);
-    std::memcpy(up_bytes.data(), up.data(), up.size() * 4);
+    std::copy(up.begin(), up.end(), up_bytes.floats());
     const SiluGateArgs args = {&n_rows, dim, out.data(), up_bytes.floats()};
     if (n_workers == 0) {
       SiluGateReference(args);
