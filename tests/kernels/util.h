@@ -61,7 +61,7 @@ inline bool IsPoison(float value) { return BitsOf(value) == kPoisonBits; }
 
 inline std::vector<uint32_t> BitsOf(const float* values, size_t n) {
   std::vector<uint32_t> bits(n);
-  std::memcpy(bits.data(), values, n * 4);
+  if (n != 0) std::memcpy(bits.data(), values, n * 4);
   return bits;
 }
 
