@@ -25,6 +25,7 @@ class Tokenizer {
 
   // kInvalidArgument, naming the byte offset, if `text` is not valid UTF-8. `add_special_tokens` runs the
   // post-processor (a begin-of-text token, for instance). Added tokens are found in the text, as Hugging Face does.
+  // kResourceExhausted if a regex of the file gives up on the text; the known patterns do not.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool add_special_tokens = true) const;
 
   // Valid UTF-8 always: bytes that form no character become U+FFFD, as in Hugging Face. Ids outside the table are
