@@ -112,7 +112,7 @@ struct RuleEntry {
   void (*chances)(const float* params, const Row* rows, int n, float* out) = nullptr;
   int (*keep)(const float* params, const Row* rows, int n, const bool* heads) = nullptr;
   float (*draft_stop)(const float* params) = nullptr;
-  std::vector<double> (*implied)(const float* params, const PositionLaws& laws) = nullptr;
+  ImpliedSplit (*implied)(const float* params, const PositionLaws& laws) = nullptr;
 };
 
 namespace internal {
@@ -221,8 +221,8 @@ struct Bound {
     return MakeRule<R>(params).keep(rows, n, heads);
   }
   static float DraftStop(const float* params) { return MakeRule<R>(params).draft_stop(); }
-  static std::vector<double> Implied(const float* params, const PositionLaws& laws) {
-    return ImpliedLaw(MakeRule<R>(params), laws);
+  static ImpliedSplit Implied(const float* params, const PositionLaws& laws) {
+    return tandem::Implied(MakeRule<R>(params), laws);
   }
 };
 

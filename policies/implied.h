@@ -104,10 +104,22 @@ class ReferenceSum {
 
 }  // namespace internal
 
+// pi(v) in two parts: v was proposed and stays, or v replaces what was proposed. They tell where a round ends.
+struct ImpliedSplit {
+  std::vector<double> stays, replaced;
+
+  std::vector<double> law() const {
+    std::vector<double> pi = stays;
+    for (size_t v = 0; v < pi.size(); ++v) pi[v] += replaced[v];
+    return pi;
+  }
+};
+
 template <typename R>
-std::vector<double> ImpliedLaw(const R& rule, const PositionLaws& laws) {
+ImpliedSplit Implied(const R& rule, const PositionLaws& laws) {
   const auto n = static_cast<int32_t>(laws.q.size());
   std::vector<double> pi(n, 0);
+  ImpliedSplit split{std::vector<double>(n, 0), std::vector<double>(n, 0)};
   // f(row, d...) with what solve() finds, if the rule has it.
   auto with_derived = [&](const Row& row, auto f) {
     if constexpr (HasDerived<R>) {
@@ -147,11 +159,16 @@ std::vector<double> ImpliedLaw(const R& rule, const PositionLaws& laws) {
         total += fallback[v];
       }
       if (total == 0) accept = 1;  // nothing to replace x with: it stays
-      pi[x] += laws.q[x] * accept;
-      for (int32_t v = 0; v < n && accept < 1; ++v) pi[v] += laws.q[x] * (1 - accept) * fallback[v] / total;
+      split.stays[x] += laws.q[x] * accept;
+      for (int32_t v = 0; v < n && accept < 1; ++v) split.replaced[v] += laws.q[x] * (1 - accept) * fallback[v] / total;
     }
+    return split;
   }
-  return pi;
+  for (int32_t v = 0; v < n; ++v) {
+    split.stays[v] = std::min(laws.q[v], pi[v]);
+    split.replaced[v] = pi[v] - split.stays[v];
+  }
+  return split;
 }
 
 }  // namespace tandem

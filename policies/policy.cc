@@ -131,7 +131,7 @@ std::optional<float> Policy::draft_stop() const {
   return entry_.draft_stop(params_);
 }
 
-std::vector<double> Policy::ImpliedLaw(const PositionLaws& laws) const {
+ImpliedSplit Policy::Split(const PositionLaws& laws) const {
   TANDEM_CHECK(entry_.implied != nullptr) << entry_.info->name << " is a block rule";
   return entry_.implied(params_, laws);
 }

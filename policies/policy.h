@@ -51,7 +51,8 @@ class Policy {
   std::optional<float> draft_stop() const;
 
   // The law that the rule claims at one position (policies/implied.h). REQUIRES: kind() != kBlock.
-  std::vector<double> ImpliedLaw(const PositionLaws& laws) const;
+  ImpliedSplit Split(const PositionLaws& laws) const;
+  std::vector<double> ImpliedLaw(const PositionLaws& laws) const { return Split(laws).law(); }
 
  private:
   Policy(const RuleEntry& entry, const PolicyOptions& options) : entry_(entry), options_(options) {}

@@ -5,13 +5,14 @@
 #ifndef TANDEM_RUNTIME_ENGINE_H_
 #define TANDEM_RUNTIME_ENGINE_H_
 
-#include <deque>
-#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
+#include "draft/drafter.h"
+#include "draft/host_drafter.h"
 #include "policies/policy.h"
 #include "runtime/core/program.h"
 #include "runtime/core/status.h"
@@ -19,6 +20,9 @@
 #include "runtime/model/model.h"
 #include "runtime/model/tokenizer.h"
 #include "runtime/request.h"
+#include "runtime/scheduler.h"
+#include "runtime/settle.h"
+#include "target/verifier.h"
 
 namespace tandem {
 
@@ -50,16 +54,11 @@ struct NgramSpec {
   int32_t max = 5;
 };
 
-// A drafter that runs on the host, given the committed tokens; the slower mode of plug-ins. It proposes at most
-// `wanted` tokens. What it returns is checked before use.
-using HostDrafter =
-    std::function<void(std::span<const int32_t> committed, int32_t wanted, std::vector<int32_t>* proposed)>;
-
 struct PairSpec {
   ModelSpec target;
   std::optional<ModelSpec> draft;     // at most one of these three
   std::optional<NgramSpec> ngram;
-  HostDrafter host_drafter;
+  HostDraftFunction host_drafter;     // draft/host_drafter.h
   int32_t n_vocab = 0;                // token ids that both models share; 0: the target's
   const Tokenizer* tokenizer = nullptr;  // for text and stop strings; outlives the engine
 
@@ -71,9 +70,9 @@ class EngineListener {
  public:
   virtual ~EngineListener() = default;
   // Tokens of one round, final: never taken back. `text` is what they add to the output, whole characters only.
-  virtual void OnTokens(const Request& request, std::span<const int32_t> tokens, std::span<const Origin> origin,
-                        std::string_view text) {}
-  virtual void OnFinish(const RequestResult& result) {}
+  virtual void OnTokens(const Request& /*request*/, std::span<const int32_t> /*tokens*/,
+                        std::span<const Origin> /*origin*/, std::string_view /*text*/) {}
+  virtual void OnFinish(const RequestResult& /*result*/) {}
   // Asked once per round: true ends the run after it, every unfinished request as kCancelled.
   virtual bool Cancelled() { return false; }
 };
@@ -98,20 +97,68 @@ class Engine {
   PhaseTimes times() const;
   void ResetTimes();
 
-  int32_t max_context() const;
-  // Bytes: both caches, both workspaces, laws. (Weights are the models'.)
+  int32_t max_context() const { return options_.max_context; }
+  // Bytes beside the weights, which are the models'.
   struct Memory {
-    int64_t target_cache = 0, draft_cache = 0, workspace = 0, laws = 0;
+    int64_t target_cache = 0;
+    int64_t draft_cache = 0;
+    int64_t workspace = 0;
   };
   Memory memory() const;
-  const Policy& policy() const;
-  // The recorded round, for tests and tools that print or extend it. Before the first Run only.
-  Program& round();
+  const Policy& policy() const { return *policy_; }
+  // The recorded round, for tools that print it.
+  const Program& round() const { return round_; }
 
  private:
-  class Impl;
-  explicit Engine(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  enum Event : EventId { kSettled, kDrafted };
+
+  Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Policy> policy);
+
+  void Record(Program& round, const Batch& batch);
+  void Settle(Program& round, const Batch& batch, const Proposal& proposal, const Verdicts& verdicts);
+  void Publish(Program& round, const Batch& batch);
+  void RecordPrograms();
+
+  void AdmitWaiting();
+  void EnqueuePrefill(int32_t n_prompt);
+  void Enqueue(const Program& program);
+  void QueueRounds();
+  absl::Status ReadRound(EngineListener* listener);
+  absl::Status ReadSlot(int32_t slot, const RoundRecord& round, EngineListener* listener);
+  void Finish(int32_t slot, FinishReason reason, EngineListener* listener);
+  void Abandon(FinishReason reason, EngineListener* listener);
+  absl::Status FaultError(int32_t slot, const SlotRecord& record) const;
+
+  EngineOptions options_;
+  PairSpec pair_;
+  std::unique_ptr<Policy> policy_;
+  Arena arena_;
+  Batch batch_;
+  std::unique_ptr<Verifier> verifier_;
+  std::unique_ptr<Drafter> drafter_;
+  std::unique_ptr<Scheduler> scheduler_;
+
+  // Programs, recorded once.
+  Program round_;
+  Program prefill_;
+  std::vector<Program> admit_;  // [n_slots]
+  std::vector<Program> cut_;    // [n_slots]
+
+  // Written by the host before the program that reads it is enqueued.
+  SeqState* staged_;            // [n_slots]
+  int32_t* cut_length_;         // [n_slots]
+
+  SlotRecord* records_ = nullptr;  // [n_slots], settle to publish
+  RoundRecord* ring_;           // [ring_size_], written by publish
+  int32_t ring_size_;
+  int64_t n_read_ = 0;          // rounds
+  uint64_t n_enqueued_ = 0;     // programs
+  std::vector<uint64_t> round_at_;  // [ring_size_] which program a queued round is
+  int64_t n_rounds_ = 0;        // rounds enqueued
+  uint64_t n_admitted_ = 0;
+  std::vector<RequestResult>* results_ = nullptr;  // of the Run in progress
+
+  std::unique_ptr<Executor> executor_;  // last: its lanes stop before what they use is gone
 };
 
 }  // namespace tandem

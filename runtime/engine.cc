@@ -1,0 +1,190 @@
+#include "runtime/engine.h"
+
+#include <algorithm>
+
+#include <absl/strings/str_cat.h>
+
+#include "draft/model_drafter.h"
+#include "draft/ngram.h"
+#include "kernels/hash_chain/hash_chain.h"
+
+namespace tandem {
+
+// Records one round: every call appends steps; nothing runs yet. The executor runs the recorded round many times.
+void Engine::Record(Program& round, const Batch& batch) {
+  round.At(Lane::kDraft, Phase::kDraft);
+  round.Wait(kSettled);
+  const Proposal proposal = drafter_->propose(round, batch);
+  round.Record(kDrafted);
+
+  round.At(Lane::kTarget, Phase::kVerify);
+  round.Wait(kDrafted);
+  const Scores scores = verifier_->score(round, batch, proposal);
+
+  round.At(Lane::kTarget, Phase::kRule);
+  const Verdicts verdicts = policy_->judge(round, batch, proposal, scores);
+
+  round.At(Lane::kTarget, Phase::kSettle);
+  Settle(round, batch, proposal, verdicts);  // the only step that writes committed tokens and lengths
+  Publish(round, batch);                     // ring buffer to the host
+  round.Record(kSettled);
+}
+
+// The life of the requests: fill free slots, keep rounds queued, read what the oldest one did.
+absl::Status Engine::Run(EngineListener* listener, std::vector<RequestResult>* results) {
+  EngineListener silent;
+  if (listener == nullptr) listener = &silent;
+  results->clear();
+  results->resize(scheduler_->n_submitted());
+  results_ = results;
+  absl::Status status;
+  while (status.ok() && !scheduler_->idle()) {
+    AdmitWaiting();
+    QueueRounds();
+    status = ReadRound(listener);
+    if (status.ok() && listener->Cancelled()) break;
+  }
+  Abandon(status.ok() ? FinishReason::kCancelled : FinishReason::kFault, listener);
+  scheduler_->ResetCount();
+  results_ = nullptr;
+  return status;
+}
+
+void Engine::AdmitWaiting() {
+  while (const std::optional<int32_t> slot = scheduler_->Admit()) {
+    Sequence& sequence = *scheduler_->at(*slot);
+    sequence.admission = ++n_admitted_;
+    const Request& request = sequence.result.request;
+    const auto n_prompt = static_cast<int32_t>(request.prompt.size());
+    // No queued step plans a row of a slot that is not live, so its tokens may be written from here.
+    std::copy(request.prompt.begin(), request.prompt.end(), batch_.tokens.of(*slot));
+    SeqState& staged = staged_[*slot];
+    staged = {.live = true,
+              .seed = request.seed,
+              .admission = sequence.admission,
+              .length = n_prompt,
+              .prompt_length = n_prompt,
+              .length_limit = sequence.length_limit,
+              .gamma = options_.gamma,
+              .gamma_max = options_.gamma,
+              .schedule = options_.schedule,
+              .confidence_min = std::max(options_.confidence_min, policy_->draft_stop().value_or(0.f)),
+              .sampling = request.sampling,
+              .n_stop_ids = static_cast<int32_t>(request.stop_ids.size())};
+    // Named by what it is asked, not by when it came: the same request gives the same tokens in any company.
+    for (int32_t token : request.prompt) staged.sequence = HashMix(staged.sequence, static_cast<uint64_t>(token));
+    std::copy(request.stop_ids.begin(), request.stop_ids.end(), staged.stop_ids);
+    Enqueue(admit_[*slot]);
+    EnqueuePrefill(n_prompt);
+  }
+}
+
+// All but the last token of the prompt, in chunks; each prefill program takes at least one whole chunk of it.
+void Engine::EnqueuePrefill(int32_t n_prompt) {
+  const int32_t chunk = options_.prefill_chunk;
+  for (int32_t done = 0; done < n_prompt - 1; done += chunk) Enqueue(prefill_);
+}
+
+void Engine::Enqueue(const Program& program) {
+  executor_->Enqueue(program);
+  ++n_enqueued_;
+}
+
+void Engine::QueueRounds() {
+  const int64_t wanted = options_.streams == StreamMode::kInline ? 1 : 1 + options_.rounds_ahead;
+  while (n_rounds_ - n_read_ < wanted) {
+    Enqueue(round_);
+    round_at_[n_rounds_++ % ring_size_] = n_enqueued_;
+  }
+}
+
+absl::Status Engine::ReadRound(EngineListener* listener) {
+  executor_->WaitFor(static_cast<int>(n_enqueued_ - round_at_[n_read_ % ring_size_]));
+  const RoundRecord& round = ring_[n_read_++ % ring_size_];
+  for (int32_t slot = 0; slot < batch_.n_slots; ++slot) TANDEM_RETURN_IF_ERROR(ReadSlot(slot, round, listener));
+  return absl::OkStatus();
+}
+
+absl::Status Engine::ReadSlot(int32_t slot, const RoundRecord& round, EngineListener* listener) {
+  const SlotRecord& record = round.slots[slot];
+  Sequence* sequence = scheduler_->at(slot);
+  // A round queued before the slot's sequence was admitted, or after the host ended it, has nothing to say about it.
+  if (sequence == nullptr || !record.ran || record.admission != sequence->admission) return absl::OkStatus();
+  if (record.fault != Fault::kNone) return FaultError(slot, record);
+
+  RequestResult& result = sequence->result;
+  std::string text;
+  const int n_taken = sequence->output.Add(record, &text);
+  result.counts.AddRound(record, n_taken);
+  if (result.first_token_ns == 0) result.first_token_ns = round.time_ns;
+  result.token_ns.insert(result.token_ns.end(), n_taken, round.time_ns);
+  FinishReason finish = record.finish;
+  if (sequence->output.stopped()) {
+    finish = FinishReason::kStop;
+    if (record.finish == FinishReason::kNone) {  // the device does not know yet
+      cut_length_[slot] = sequence->length();
+      Enqueue(cut_[slot]);
+      executor_->WaitFor(0);  // rounds queued meanwhile may still use the slot's pages
+    }
+  }
+  if (finish != FinishReason::kNone) text += sequence->output.Finish();
+  const std::span<const int32_t> tokens = sequence->output.tokens();
+  const std::span<const Origin> origin = sequence->output.origin();
+  listener->OnTokens(result.request, tokens.last(n_taken), origin.last(n_taken), text);
+  if (finish != FinishReason::kNone) Finish(slot, finish, listener);
+  return absl::OkStatus();
+}
+
+void Engine::Finish(int32_t slot, FinishReason reason, EngineListener* listener) {
+  const std::unique_ptr<Sequence> sequence = scheduler_->Release(slot);
+  sequence->Complete(reason);
+  listener->OnFinish(sequence->result);
+  (*results_)[sequence->index] = std::move(sequence->result);
+}
+
+// Ends whatever has not: nothing of it is left on the device or in the caches.
+void Engine::Abandon(FinishReason reason, EngineListener* listener) {
+  for (int32_t slot = 0; slot < batch_.n_slots; ++slot) {
+    if (scheduler_->at(slot) == nullptr) continue;
+    staged_[slot] = {};
+    Enqueue(admit_[slot]);
+  }
+  executor_->WaitFor(0);
+  n_read_ = n_rounds_;
+  for (int32_t slot = 0; slot < batch_.n_slots; ++slot) {
+    if (scheduler_->at(slot) != nullptr) Finish(slot, reason, listener);
+  }
+  for (const auto& sequence : scheduler_->TakeWaiting()) {
+    sequence->Complete(FinishReason::kCancelled);
+    (*results_)[sequence->index] = std::move(sequence->result);
+  }
+}
+
+absl::Status Engine::FaultError(int32_t slot, const SlotRecord& record) const {
+  const std::string where =
+      absl::StrCat("request ", scheduler_->at(slot)->result.request.id, ", after ", record.base, " tokens: ");
+  switch (record.fault) {
+    case Fault::kTargetLaw:
+      return absl::FailedPreconditionError(absl::StrCat(
+          pair_.target.name, ": ", where, "the target's logits are not finite; expected numbers. ",
+          "`tandem info ", pair_.target.name, "` names the first tensor with a NaN or an infinity"));
+    case Fault::kDraftLaw: {
+      const std::string name = pair_.draft ? pair_.draft->name : "the draft";
+      return absl::FailedPreconditionError(absl::StrCat(
+          name, ": ", where, "the draft's logits are not finite; expected numbers. `tandem info ", name,
+          "` names the first tensor with a NaN or an infinity"));
+    }
+    case Fault::kProposal:
+      return absl::FailedPreconditionError(
+          absl::StrCat(where, "the drafter proposed more tokens than wanted or one outside the vocabulary; ",
+                       "mend the drafter. Nothing of the round was kept"));
+    case Fault::kVerdict:
+      return absl::FailedPreconditionError(absl::StrCat(
+          where, "rule ", policy_->info().name, " kept more tokens than were proposed, added one outside the ",
+          "vocabulary or gave a law that is not finite; mend the rule. Nothing of the round was kept"));
+    case Fault::kNone: break;
+  }
+  return absl::InternalError(where);
+}
+
+}  // namespace tandem

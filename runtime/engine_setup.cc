@@ -1,0 +1,190 @@
+// The engine before its first round: options are checked, memory is planned, programs are recorded.
+#include <algorithm>
+
+#include <absl/strings/str_cat.h>
+
+#include "draft/model_drafter.h"
+#include "draft/ngram.h"
+#include "runtime/engine.h"
+
+namespace tandem {
+namespace {
+
+absl::Status CheckRange(const char* name, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, ": expected ", least, " to ", most, ", got ", value));
+}
+
+absl::Status Resolve(EngineOptions* options, PairSpec* pair) {
+  constexpr int32_t kMost = 1 << 30;
+  TANDEM_RETURN_IF_ERROR(CheckRange("batch", options->n_slots, 1, 4096));
+  TANDEM_RETURN_IF_ERROR(CheckRange("speculation.gamma", options->gamma, 0, kMaxGamma - 1));
+  TANDEM_RETURN_IF_ERROR(CheckRange("cache.page_size", options->page_size, 1, 1 << 16));
+  TANDEM_RETURN_IF_ERROR(CheckRange("prefill_chunk", options->prefill_chunk, 1, 1 << 16));
+  TANDEM_RETURN_IF_ERROR(CheckRange("rounds_ahead", options->rounds_ahead, 0, 8));
+  TANDEM_RETURN_IF_ERROR(CheckRange("threads", options->n_threads, 1, 1024));
+  TANDEM_RETURN_IF_ERROR(CheckRange("cache.tokens", options->cache_tokens, 0, int64_t{kMost}));
+  if (!pair->has_drafter()) options->gamma = 0;
+  int32_t context = pair->target.model->shape().max_context;
+  int32_t n_vocab = pair->target.model->shape().n_vocab;
+  if (pair->draft && options->gamma > 0) {
+    context = std::min(context, pair->draft->model->shape().max_context);
+    n_vocab = std::min(n_vocab, pair->draft->model->shape().n_vocab);
+  }
+  if (options->max_context == 0) options->max_context = context;
+  TANDEM_RETURN_IF_ERROR(CheckRange("cache.max_context", options->max_context, 2, context));
+  if (pair->n_vocab == 0) pair->n_vocab = n_vocab;
+  TANDEM_RETURN_IF_ERROR(CheckRange("the pair's vocabulary", pair->n_vocab, 1, n_vocab));
+  if (options->cache_tokens == 0) options->cache_tokens = int64_t{options->n_slots} * options->max_context;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options, PairSpec pair,
+                                                       std::unique_ptr<Policy> policy) {
+  EngineOptions resolved = options;
+  TANDEM_RETURN_IF_ERROR(Resolve(&resolved, &pair));
+  return std::unique_ptr<Engine>(new Engine(resolved, std::move(pair), std::move(policy)));
+}
+
+Engine::Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Policy> policy)
+    : options_(options),
+      pair_(std::move(pair)),
+      policy_(std::move(policy)),
+      ring_size_(options.rounds_ahead + 2),
+      round_at_(ring_size_) {
+  batch_ = {.n_slots = options_.n_slots,
+            .gamma = options_.gamma,
+            .states = arena_.New<SeqState>(options_.n_slots),
+            .tokens = {.data = arena_.New<int32_t>(static_cast<size_t>(options_.n_slots) * options_.max_context),
+                       .stride = options_.max_context},
+            .uniforms = options_.uniforms,
+            .n_workers = options_.n_threads};
+  staged_ = arena_.New<SeqState>(options_.n_slots);
+  cut_length_ = arena_.New<int32_t>(options_.n_slots);
+  ring_ = arena_.New<RoundRecord>(ring_size_);
+  for (int32_t i = 0; i < ring_size_; ++i) ring_[i].slots = arena_.New<SlotRecord>(options_.n_slots);
+
+  RunnerOptions runner{.side = kTarget,
+                       .dtype = pair_.target.dtype,
+                       .cache = {.n_slots = options_.n_slots,
+                                 .page_size = options_.page_size,
+                                 .n_tokens = options_.cache_tokens,
+                                 .max_context = options_.max_context},
+                       .max_rows = std::max(options_.prefill_chunk, options_.n_slots * (options_.gamma + 1)),
+                       .n_workers = options_.n_threads};
+  verifier_ = std::make_unique<Verifier>(pair_.target.model, runner);
+  std::vector<PagedCache*> caches = {&verifier_->runner().cache()};
+  if (options_.gamma == 0) {
+    drafter_ = std::make_unique<NoDrafter>();
+  } else if (pair_.draft) {
+    runner.side = kDraft;
+    runner.dtype = pair_.draft->dtype;
+    runner.max_rows = std::max(options_.prefill_chunk, options_.n_slots * 2);
+    drafter_ = std::make_unique<ModelDrafter>(pair_.draft->model, runner, pair_.n_vocab, policy_->needs_bonus_law());
+    caches.push_back(&drafter_->runner()->cache());
+  } else if (pair_.ngram) {
+    drafter_ = std::make_unique<NgramDrafter>(pair_.ngram->min, pair_.ngram->max);
+  } else {
+    drafter_ = std::make_unique<HostDrafter>(pair_.host_drafter, pair_.target.model->shape().n_vocab);
+  }
+  scheduler_ = std::make_unique<Scheduler>(options_.n_slots, options_.max_context, pair_.tokenizer, std::move(caches));
+  RecordPrograms();
+  executor_ = std::make_unique<Executor>(options_.streams, options_.n_threads, options_.adversary_seed);
+}
+
+Engine::~Engine() = default;
+
+void Engine::RecordPrograms() {
+  Record(round_, batch_);
+
+  prefill_.At(Lane::kDraft, Phase::kPrefill);
+  prefill_.Wait(kSettled);  // the sequence was admitted
+  drafter_->Prefill(prefill_, batch_, options_.prefill_chunk);
+  prefill_.At(Lane::kTarget, Phase::kPrefill);
+  verifier_->Prefill(prefill_, batch_, options_.prefill_chunk);
+
+  admit_.resize(options_.n_slots);
+  cut_.resize(options_.n_slots);
+  for (int32_t slot = 0; slot < options_.n_slots; ++slot) {
+    admit_[slot].At(Lane::kTarget, Phase::kSettle);
+    admit_[slot].Add(AdmitArgs{.slot = slot, .staged = staged_ + slot, .states = batch_.states});
+    admit_[slot].Record(kSettled);
+    cut_[slot].At(Lane::kTarget, Phase::kSettle);
+    cut_[slot].Add(CutArgs{.slot = slot, .length = cut_length_ + slot, .states = batch_.states});
+    cut_[slot].Record(kSettled);
+  }
+}
+
+void Engine::Settle(Program& round, const Batch& batch, const Proposal& proposal, const Verdicts& verdicts) {
+  records_ = arena_.New<SlotRecord>(batch.n_slots);
+  round.Add(SettleArgs{.n_slots = batch.n_slots,
+                       .n_vocab = pair_.target.model->shape().n_vocab,
+                       .states = batch.states,
+                       .tokens = batch.tokens,
+                       .proposal = proposal,
+                       .verdicts = verdicts,
+                       .records = records_});
+}
+
+void Engine::Publish(Program& round, const Batch& batch) {
+  round.Add(PublishArgs{.n_slots = batch.n_slots,
+                        .records = records_,
+                        .ring = ring_,
+                        .ring_size = ring_size_,
+                        .n_published = arena_.New<int64_t>(1)});
+}
+
+absl::Status Engine::Submit(Request request) {
+  const std::string name = absl::StrCat("request ", request.id, ": ");
+  const auto n_prompt = static_cast<int64_t>(request.prompt.size());
+  if (n_prompt == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(name, "the prompt is empty; expected at least one token"));
+  }
+  if (n_prompt >= options_.max_context) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, "the prompt has ", n_prompt, " tokens; the context of ", options_.max_context,
+                     " leaves room for ", options_.max_context - 1, ". Shorten it, or raise cache.max_context"));
+  }
+  for (int32_t token : request.prompt) {
+    if (token >= 0 && token < pair_.target.model->shape().n_vocab) continue;
+    return absl::InvalidArgumentError(absl::StrCat(name, "token id ", token, " in the prompt; expected 0 to ",
+                                                   pair_.target.model->shape().n_vocab - 1));
+  }
+  if (request.max_new_tokens < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, "max_new_tokens: expected at least 1, got ", request.max_new_tokens));
+  }
+  if (request.stop_ids.size() > static_cast<size_t>(kMaxStopIds)) {
+    return absl::InvalidArgumentError(absl::StrCat(name, "expected at most ", kMaxStopIds,
+                                                   " stop token ids (end of text included), got ",
+                                                   request.stop_ids.size()));
+  }
+  if (!request.stop_strings.empty() && pair_.tokenizer == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, "stop strings need a tokenizer, and ", pair_.target.name,
+                     " has none; use stop_token_ids or add its tokenizer.json"));
+  }
+  const int64_t needed = std::min<int64_t>(n_prompt + request.max_new_tokens, options_.max_context);
+  const int64_t fits = verifier_->runner().cache().total_tokens();
+  if (needed > fits) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(name, "needs ", needed, " tokens of cache (prompt ", n_prompt, ", max_new_tokens ",
+                     request.max_new_tokens, "); ", fits, " fit. Raise cache.tokens or lower max_new_tokens"));
+  }
+  scheduler_->Submit(std::move(request));
+  return absl::OkStatus();
+}
+
+PhaseTimes Engine::times() const { return executor_->times(); }
+void Engine::ResetTimes() { executor_->ResetTimes(); }
+
+Engine::Memory Engine::memory() const {
+  ModelRunner* draft = drafter_->runner();
+  return {.target_cache = verifier_->runner().cache().bytes(),
+          .draft_cache = draft != nullptr ? draft->cache().bytes() : 0,
+          .workspace = verifier_->runner().workspace_bytes() + (draft != nullptr ? draft->workspace_bytes() : 0)};
+}
+
+}  // namespace tandem

@@ -1,0 +1,70 @@
+// Scheduler: which request has which slot. First come, first served: a request waits until a slot is free and both
+// caches have room for the longest it can become, so a running sequence never runs out of pages.
+//
+// The host's own bookkeeping; it knows nothing of the device but what records say.
+#ifndef TANDEM_RUNTIME_SCHEDULER_H_
+#define TANDEM_RUNTIME_SCHEDULER_H_
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "runtime/model/cache.h"
+#include "runtime/output.h"
+#include "runtime/request.h"
+
+namespace tandem {
+
+// A request in a slot.
+struct Sequence {
+  Sequence(size_t index, RequestResult result, const Tokenizer* tokenizer)
+      : index(index), result(std::move(result)), output(this->result.request, tokenizer) {}
+  Sequence(const Sequence&) = delete;
+
+  // Committed tokens that the host knows of.
+  int32_t length() const { return static_cast<int32_t>(result.request.prompt.size() + output.tokens().size()); }
+  // Moves the output into the result.
+  void Complete(FinishReason reason);
+
+  uint64_t admission = 0;  // as in SeqState
+  size_t index;            // in the order of submission
+  RequestResult result;
+  Output output;
+  int32_t length_limit = 0;
+};
+
+class Scheduler {
+ public:
+  // `caches`: one per model, owned by their runners.
+  Scheduler(int32_t n_slots, int32_t max_context, const Tokenizer* tokenizer, std::vector<PagedCache*> caches);
+
+  void Submit(Request request);
+  // The next waiting request's slot, with pages reserved; nothing if it must wait. The caller fills the slot.
+  std::optional<int32_t> Admit();
+  // The sequence in `slot` has ended: its pages and slot are free again.
+  std::unique_ptr<Sequence> Release(int32_t slot);
+  // Takes what still waits, as results that never ran.
+  std::vector<std::unique_ptr<Sequence>> TakeWaiting();
+
+  Sequence* at(int32_t slot) { return slots_[slot].get(); }
+  int32_t n_slots() const { return static_cast<int32_t>(slots_.size()); }
+  bool idle() const { return waiting_.empty() && n_running_ == 0; }
+  size_t n_submitted() const { return n_submitted_; }
+  void ResetCount() { n_submitted_ = 0; }
+
+ private:
+  int32_t max_context_;
+  const Tokenizer* tokenizer_;
+  std::vector<PagedCache*> caches_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;
+  std::vector<std::unique_ptr<Sequence>> slots_;
+  int32_t n_running_ = 0;
+  size_t n_submitted_ = 0;
+};
+
+int64_t NowNs();  // of the steady clock
+
+}  // namespace tandem
+
+#endif  // TANDEM_RUNTIME_SCHEDULER_H_

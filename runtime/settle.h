@@ -1,0 +1,70 @@
+// The steps that change what is true about a sequence. Nothing else writes committed tokens or lengths.
+//
+//   admit    a staged sequence takes a slot
+//   settle   the end of a round: with base = committed length before it, every cache's rows = min(rows, base + kept),
+//            then the kept tokens and the added one are appended, cut at a stop id or the length limit
+//   publish  copies the round's records to the ring that the host reads
+//   cut      the host found a stop string: the sequence ends at a length it names
+//
+// Postcondition of settle, asserted in debug builds: for every live sequence, rows[s] < length for each cache, so its
+// rows are K/V of a prefix of the committed tokens.
+//
+// A proposal or verdict that breaks its contract ends its sequence with a Fault and commits nothing.
+#ifndef TANDEM_RUNTIME_SETTLE_H_
+#define TANDEM_RUNTIME_SETTLE_H_
+
+#include <cstdint>
+
+#include "runtime/core/program.h"
+#include "runtime/core/sequence.h"
+
+namespace tandem {
+
+struct AdmitArgs {
+  static constexpr Op kOp = Op::kAdmit;
+  int32_t slot;
+  const SeqState* staged;  // written by the host before the program is enqueued
+  SeqState* states;
+};
+
+struct SettleArgs {
+  static constexpr Op kOp = Op::kSettle;
+  int32_t n_slots;
+  int32_t n_vocab;         // of the target
+  SeqState* states;
+  TokenTable tokens;
+  Proposal proposal;       // n_proposed null: a round without a drafter
+  Verdicts verdicts;
+  SlotRecord* records;     // out [n_slots]
+};
+
+// One finished round, as the host sees it.
+struct RoundRecord {
+  int64_t time_ns = 0;           // steady clock, when it was published
+  SlotRecord* slots = nullptr;   // [n_slots]
+};
+
+struct PublishArgs {
+  static constexpr Op kOp = Op::kPublish;
+  int32_t n_slots;
+  const SlotRecord* records;  // [n_slots]
+  RoundRecord* ring;          // [ring_size]
+  int32_t ring_size;          // at least the rounds queued and unread
+  int64_t* n_published;
+};
+
+struct CutArgs {
+  static constexpr Op kOp = Op::kCut;
+  int32_t slot;
+  const int32_t* length;   // written by the host before the program is enqueued
+  SeqState* states;
+};
+
+void Admit(const AdmitArgs& args);
+void Settle(const SettleArgs& args);
+void Publish(const PublishArgs& args);
+void Cut(const CutArgs& args);
+
+}  // namespace tandem
+
+#endif  // TANDEM_RUNTIME_SETTLE_H_
