@@ -188,18 +188,29 @@ void AddChunkValues(const ChunkRows& values, const KvLayer& kv, int n_queries, c
   }
 }
 
+// scores[m][j] = key j . query m, for M queries of a tile and n keys.
+template <class Keys, int M>
+HWY_NOINLINE void ScoreTile(const ChunkRows& keys, int n, int head_dim, const float* packed, float* scores) {
+  const auto row_at = [&](int64_t j) HWY_ATTR { return keys.row[j]; };
+  const auto emit = [&](int64_t j, const float* sums) HWY_ATTR {
+    HWY_UNROLL(8)
+    for (int m = 0; m < M; ++m) {
+      std::memcpy(scores + m * kAttentionChunk + j, sums + m * kTileRows, kTileRows * sizeof(float));
+    }
+  };
+  DotTiles<Keys, M>(n, row_at, head_dim, packed, kTileRows * head_dim * static_cast<int64_t>(Keys::kSize),
+                    emit);
+}
+
 template <class Keys>
 void Scores(const ChunkRows& keys, int n, int head_dim, int n_queries, const float* packed, float* scores) {
   const Tiles tiles(n_queries);
-  const int64_t padded = PaddedLength(head_dim);
-  for (int j = 0; j < n; j += kTileRows) {
-    const uint8_t* rows[kTileRows];
-    for (int r = 0; r < kTileRows; ++r) rows[r] = keys.row[std::min(j + r, n - 1)];
-    for (int tile = 0; tile < tiles.n_tiles; ++tile) {
-      const int begin = tiles.begin(tile);
-      DotTileOf<Keys>(tiles.begin(tile + 1) - begin, rows, head_dim, packed + begin * padded, /*ahead=*/0,
-                      scores + begin * kAttentionChunk + j, kAttentionChunk);
-    }
+  for (int tile = 0; tile < tiles.n_tiles; ++tile) {
+    const int first = tiles.begin(tile);
+    WithCols(tiles.begin(tile + 1) - first, [&](auto cols) HWY_ATTR {
+      ScoreTile<Keys, cols()>(keys, n, head_dim, packed + first * PaddedLength(head_dim),
+                              scores + first * kAttentionChunk);
+    });
   }
 }
 

@@ -1,4 +1,4 @@
-// DotTile: the dot products of 4 rows of weights with up to kTileCols prepared rows of fp32, in registers.
+// DotTiles: the dot products of 4 rows of weights with up to kTileCols prepared rows of fp32, in registers.
 // Shared by linear (rows of a weight matrix) and attention (keys). Compiled once per Highway target.
 //
 // Values are taken in groups of 2 N, N being the fp32 lanes of a vector. A group of weights widens to two
@@ -17,11 +17,11 @@
 #define TANDEM_KERNELS_LINEAR_DOT_TILE_INL_H_
 #endif
 
-#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/simd-inl.h"
 
@@ -117,6 +117,10 @@ HWY_INLINE void StoreLaneSums(VF a, VF b, VF c, VF e, float* HWY_RESTRICT out) {
 }
 #endif
 
+// Into the second-level cache: the first is too small for what is fetched ahead. An address that is not
+// mapped does no harm.
+HWY_INLINE void Fetch(const uint8_t* p) { __builtin_prefetch(p, /*rw=*/0, /*locality=*/2); }
+
 template <class W, int M>
 HWY_INLINE void DotStep(const uint8_t* HWY_RESTRICT w0, const uint8_t* HWY_RESTRICT w1,
                         const uint8_t* HWY_RESTRICT w2, const uint8_t* HWY_RESTRICT w3,
@@ -144,66 +148,68 @@ HWY_INLINE void DotStep(const uint8_t* HWY_RESTRICT w0, const uint8_t* HWY_RESTR
   }
 }
 
-// out[m * stride + r] = weights[r] . x[m] for r < 4, m < M, over n values. `weights` are addresses of rows,
-// which may repeat; nothing past their n values is read. x: [ceil(n / 2N)][M][2N]. `ahead`: prefetch this
-// many bytes further on.
-template <class W, int M>
-HWY_NOINLINE void DotTile(const uint8_t* const* weights, int64_t n, const float* HWY_RESTRICT x,
-                          int64_t ahead, float* HWY_RESTRICT out, int64_t stride) {
+// Calls emit(o, sums) for o = 0, 4, 8, ... below n_weights with sums[m * 4 + r] = row(o + r) . x[m], m < M,
+// over n values; the sums of rows from n_weights on say nothing.
+//   row_at(o): address of row o < n_weights, at any alignment; nothing past its n values is read
+//   x: [ceil(n / 2N)][M][2N]
+//   ahead: fetch what lies this many bytes behind what is read, in the order of addresses
+template <class W, int M, class RowAt, class Emit>
+HWY_INLINE void DotTiles(int64_t n_weights, RowAt row_at, int64_t n, const float* HWY_RESTRICT x,
+                         int64_t ahead, Emit emit) {
   const DF d;
   constexpr size_t kBytes = kGroup * W::kSize;
-  const uint8_t* HWY_RESTRICT w0 = weights[0];
-  const uint8_t* HWY_RESTRICT w1 = weights[1];
-  const uint8_t* HWY_RESTRICT w2 = weights[2];
-  const uint8_t* HWY_RESTRICT w3 = weights[3];
-  VF acc[4 * M];
-  HWY_UNROLL(32)
-  for (int i = 0; i < 4 * M; ++i) acc[i] = hn::Zero(d);
-
+  constexpr size_t kLine = 64;
   const size_t end = static_cast<size_t>(n) / kGroup * kBytes;
-  for (size_t k = 0; k < end; k += kBytes) {
-    hwy::Prefetch(w0 + k + ahead);
-    hwy::Prefetch(w1 + k + ahead);
-    hwy::Prefetch(w2 + k + ahead);
-    hwy::Prefetch(w3 + k + ahead);
-    if constexpr (kBytes > 64) {
-      hwy::Prefetch(w0 + k + ahead + 64);
-      hwy::Prefetch(w1 + k + ahead + 64);
-      hwy::Prefetch(w2 + k + ahead + 64);
-      hwy::Prefetch(w3 + k + ahead + 64);
+  const size_t rest = static_cast<size_t>(n) * W::kSize - end;
+  for (int64_t o = 0; o < n_weights; o += kTileRows) {
+    const uint8_t* HWY_RESTRICT w0 = row_at(o);
+    const uint8_t* HWY_RESTRICT w1 = row_at(HWY_MIN(o + 1, n_weights - 1));
+    const uint8_t* HWY_RESTRICT w2 = row_at(HWY_MIN(o + 2, n_weights - 1));
+    const uint8_t* HWY_RESTRICT w3 = row_at(HWY_MIN(o + 3, n_weights - 1));
+    VF acc[4 * M];
+    HWY_UNROLL(32)
+    for (int i = 0; i < 4 * M; ++i) acc[i] = hn::Zero(d);
+    const float* HWY_RESTRICT xk = x;
+    for (size_t k = 0; k < end; k += kBytes) {
+      HWY_UNROLL(8)
+      for (size_t line = 0; line < 4 * kBytes; line += kLine) Fetch(w0 + ahead + 4 * k + line);
+      DotStep<W, M>(w0 + k, w1 + k, w2 + k, w3 + k, xk, acc);
+      xk += M * kGroup;
     }
-    DotStep<W, M>(w0 + k, w1 + k, w2 + k, w3 + k, x, acc);
-    x += M * kGroup;
-  }
-  if (const size_t rest = static_cast<size_t>(n) * W::kSize - end; rest != 0) {
-    alignas(64) uint8_t last[4][kBytes] = {};
-    for (int r = 0; r < 4; ++r) std::memcpy(last[r], weights[r] + end, rest);
-    DotStep<W, M>(last[0], last[1], last[2], last[3], x, acc);
-  }
-  HWY_UNROLL(8)
-  for (int m = 0; m < M; ++m) {
-    StoreLaneSums(acc[4 * m], acc[4 * m + 1], acc[4 * m + 2], acc[4 * m + 3], out + m * stride);
+    if (rest != 0) {
+      alignas(64) uint8_t last[4][kBytes] = {};
+      std::memcpy(last[0], w0 + end, rest);
+      std::memcpy(last[1], w1 + end, rest);
+      std::memcpy(last[2], w2 + end, rest);
+      std::memcpy(last[3], w3 + end, rest);
+      DotStep<W, M>(last[0], last[1], last[2], last[3], xk, acc);
+    }
+    float sums[4 * M];
+    HWY_UNROLL(8)
+    for (int m = 0; m < M; ++m) {
+      StoreLaneSums(acc[4 * m], acc[4 * m + 1], acc[4 * m + 2], acc[4 * m + 3], sums + 4 * m);
+    }
+    emit(o, sums);
   }
 }
 
-// DotTile for n_cols <= kTileCols known at run time.
-template <class W>
-HWY_INLINE void DotTileOf(int n_cols, const uint8_t* const* weights, int64_t n, const float* x, int64_t ahead,
-                          float* out, int64_t stride) {
+// Calls body(std::integral_constant<int, n_cols>()) for n_cols <= kTileCols known at run time.
+template <class Body>
+HWY_INLINE void WithCols(int n_cols, Body body) {
   switch (n_cols) {
     case 1:
-      return DotTile<W, 1>(weights, n, x, ahead, out, stride);
+      return body(std::integral_constant<int, 1>());
     case 2:
-      return DotTile<W, 2>(weights, n, x, ahead, out, stride);
+      return body(std::integral_constant<int, 2>());
     case 3:
-      return DotTile<W, 3>(weights, n, x, ahead, out, stride);
+      return body(std::integral_constant<int, 3>());
 #if HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM
     case 4:
-      return DotTile<W, 4>(weights, n, x, ahead, out, stride);
+      return body(std::integral_constant<int, 4>());
     case 5:
-      return DotTile<W, 5>(weights, n, x, ahead, out, stride);
+      return body(std::integral_constant<int, 5>());
     case 6:
-      return DotTile<W, 6>(weights, n, x, ahead, out, stride);
+      return body(std::integral_constant<int, 6>());
 #endif
   }
 }

@@ -15,6 +15,12 @@ namespace tandem {
 namespace HWY_NAMESPACE {
 namespace {
 
+// How far behind the weights in use the next ones are fetched: memory's latency times its rate, with a
+// margin. (The processor's own prefetching ends at every page of 4 KiB and loses the thread with 4 rows at a
+// time.)
+constexpr int64_t kFetchAhead = 8192;
+constexpr int64_t kPieceBytes = 128 * 1024;
+
 template <bool kEvenOdd>
 void Pack(const LinearArgs& args, int64_t padded, float* packed) {
   const int64_t n = args.in_dim;
@@ -34,10 +40,10 @@ void Pack(const LinearArgs& args, int64_t padded, float* packed) {
   }
 }
 
-// Adds the sums of `n` output elements of one row to their place.
-void Emit(const float* sums, const float* bias, int n, bool accumulate, float* out) {
+// The outputs of 4 weight rows for one row of the input, of which n exist.
+HWY_INLINE void Emit(const float* sums, const float* bias, int64_t n, bool accumulate, float* out) {
 #if HWY_TARGET != HWY_SCALAR
-  if (n == kTileRows) {
+  if (HWY_LIKELY(n >= kTileRows)) {
     const hn::Full128<float> d;
     auto value = hn::Add(hn::LoadU(d, sums), hn::LoadU(d, bias));
     if (accumulate) value = hn::Add(hn::LoadU(d, out), value);
@@ -45,36 +51,55 @@ void Emit(const float* sums, const float* bias, int n, bool accumulate, float* o
     return;
   }
 #endif
-  for (int i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < HWY_MIN(n, kTileRows); ++i) {
     const float value = sums[i] + bias[i];
     out[i] = accumulate ? out[i] + value : value;
   }
 }
 
-// Output elements [begin, end) of one segment, for all rows.
+// Output elements [begin, end) of a segment for the M rows from first_row on, prepared in x.
+template <class W, int M>
+HWY_NOINLINE void MultiplyTile(const LinearArgs& args, const LinearSegment& segment, int64_t begin,
+                               int64_t end, int first_row, const float* x) {
+  const int64_t row_bytes = args.in_dim * static_cast<int64_t>(W::kSize);
+  const uint8_t* weights = static_cast<const uint8_t*>(segment.weight.data) + begin * row_bytes;
+  float* out[M];
+  for (int m = 0; m < M; ++m) {
+    const int row = args.dst ? args.dst[first_row + m] : first_row + m;
+    out[m] = segment.out + row * segment.out_stride + begin;
+  }
+  const auto row_at = [&](int64_t o) HWY_ATTR { return weights + o * row_bytes; };
+  const auto emit = [&](int64_t o, const float* sums) HWY_ATTR {
+    const int64_t n = end - begin - o;
+    float bias[kTileRows] = {};
+    if (segment.bias) {
+      for (int64_t i = 0; i < HWY_MIN(n, kTileRows); ++i) {
+        bias[i] = LoadFloat(segment.bias.data, segment.bias.dtype, begin + o + i);
+      }
+    }
+    HWY_UNROLL(8)
+    for (int m = 0; m < M; ++m) Emit(sums + m * kTileRows, bias, n, segment.accumulate, out[m] + o);
+  };
+  DotTiles<W, M>(end - begin, row_at, args.in_dim, x, kTileRows * row_bytes + kFetchAhead, emit);
+}
+
+// Output elements of the share for all rows, taken in pieces of weights that stay in a cache from tile to
+// tile.
 template <class W>
 void Multiply(const LinearArgs& args, const LinearSegment& segment, Share share, int64_t padded,
               const float* packed) {
   const Tiles tiles(*args.n_rows);
-  const auto* data = static_cast<const uint8_t*>(segment.weight.data);
   const int64_t row_bytes = args.in_dim * static_cast<int64_t>(W::kSize);
-  for (int64_t o = share.begin; o < share.end; o += kTileRows) {
-    const int n = static_cast<int>(std::min<int64_t>(kTileRows, share.end - o));
-    const uint8_t* weights[kTileRows];
-    float bias[kTileRows] = {};
-    for (int i = 0; i < kTileRows; ++i) weights[i] = data + (o + std::min(i, n - 1)) * row_bytes;
-    if (segment.bias) {
-      for (int i = 0; i < n; ++i) bias[i] = LoadFloat(segment.bias.data, segment.bias.dtype, o + i);
-    }
+  const int64_t piece = tiles.n_tiles == 1
+                            ? share.end - share.begin
+                            : std::max<int64_t>(kPieceBytes / row_bytes / kTileRows, 1) * kTileRows;
+  for (int64_t begin = share.begin; begin < share.end; begin += piece) {
+    const int64_t end = std::min(begin + piece, share.end);
     for (int tile = 0; tile < tiles.n_tiles; ++tile) {
-      const int begin = tiles.begin(tile), end = tiles.begin(tile + 1);
-      float sums[kTileCols * kTileRows];
-      DotTileOf<W>(end - begin, weights, args.in_dim, packed + begin * padded, kTileRows * row_bytes, sums,
-                   kTileRows);
-      for (int m = begin; m < end; ++m) {
-        float* out = segment.out + (args.dst ? args.dst[m] : m) * segment.out_stride + o;
-        Emit(sums + (m - begin) * kTileRows, bias, n, segment.accumulate, out);
-      }
+      const int first = tiles.begin(tile);
+      WithCols(tiles.begin(tile + 1) - first, [&](auto cols) HWY_ATTR {
+        MultiplyTile<W, cols()>(args, segment, begin, end, first, packed + first * padded);
+      });
     }
   }
 }
