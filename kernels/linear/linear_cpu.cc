@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/linear/linear.h"
+#include "runtime/core/check.h"
 
 #define HWY_DISABLED_TARGETS HWY_SSSE3
 #undef HWY_TARGET_INCLUDE
@@ -105,6 +106,7 @@ void Multiply(const LinearArgs& args, const LinearSegment& segment, Share share,
 }
 
 void Linear(const LinearArgs& args, Worker worker) {
+  TANDEM_DCHECK(*args.n_rows <= args.max_rows) << *args.n_rows << " of " << args.max_rows;
   if (*args.n_rows == 0) return;
   const int64_t padded = PaddedLength(args.in_dim);
   float* packed = args.scratch + worker.index * LinearScratch(args.max_rows, args.in_dim);
