@@ -28,12 +28,21 @@ struct Tokens {
   float* spare = nullptr;
   int32_t n = 0;
 
+  // A token with what a rule of these needs may look at.
+  template <uint32_t kNeeds>
   Token at(int32_t v) const {
-    return {v, q[v], p[v], q1 != nullptr ? q1[v] : NAN, p1 != nullptr ? p1[v] : NAN};
+    Token token;
+    token.id = v;
+    token.q = q[v];
+    token.p = p[v];
+    if constexpr ((kNeeds & Needs::kTokenQ1) != 0) token.q1 = q1[v];
+    if constexpr ((kNeeds & Needs::kTokenP1) != 0) token.p1 = p1[v];
+    return token;
   }
 };
 
 // The `sum` that solve() is handed: blocks of kLawBlock tokens in order, four running sums in each.
+template <uint32_t kNeeds>
 class TokenSum {
  public:
   explicit TokenSum(const Tokens& tokens) : tokens_(tokens) {}
@@ -43,44 +52,53 @@ class TokenSum {
     if constexpr (std::is_invocable_v<F, float, float>) {
       return Add([&](int32_t v) { return f(tokens_.q[v], tokens_.p[v]); });
     } else {
-      return Add([&](int32_t v) { return f(tokens_.at(v)); });
+      return Add([&](int32_t v) { return f(tokens_.template at<kNeeds>(v)); });
     }
   }
   float KthLargestP1(int32_t k) const { return KthLargest(tokens_.p1, tokens_.n, k, tokens_.spare); }
 
  private:
-  template <int N>
-  static const double* Values(const Sums<N>& sums) {
-    return sums.value;
-  }
+  static constexpr int kLanes = 16;
+
   template <typename G>
   auto Add(G g) const {
-    using Term = decltype(g(0));
-    if constexpr (std::is_arithmetic_v<Term>) {
-      return Add([&](int32_t v) { return Sums<1>{{static_cast<double>(g(v))}}; })[0];
+    if constexpr (std::is_arithmetic_v<decltype(g(0))>) {
+      return Add([&](int32_t v) { return Terms<1>{{g(v)}}; })[0];
     } else {
-      constexpr int kN = sizeof(Term) / sizeof(double);
-      Term total;
-      for (int32_t begin = 0; begin < tokens_.n; begin += kLawBlock) {
-        const int32_t end = std::min(tokens_.n, begin + kLawBlock);
-        Term lane[4];
-        int32_t v = begin;
-        for (; v + 4 <= end; v += 4) {
-          for (int j = 0; j < 4; ++j) {
-            const Term term = g(v + j);
-            for (int i = 0; i < kN; ++i) lane[j].value[i] += term.value[i];
-          }
+      return AddTerms(g, g(0));
+    }
+  }
+
+  // The inner loops' lengths are constants, so that the compiler turns them into vector code.
+  template <typename G, int N>
+  Sums<N> AddTerms(G g, Terms<N>) const {
+    Sums<N> total;
+    for (int32_t begin = 0; begin < tokens_.n; begin += kLawBlock) {
+      const int32_t end = std::min(tokens_.n, begin + kLawBlock);
+      double lane[N][kLanes] = {};
+      for (int32_t v = begin; v < end; v += kLanes) {
+        float term[N][kLanes] = {};
+        auto fill = [&](int j) {
+          const Terms<N> terms = g(v + j);
+          for (int i = 0; i < N; ++i) term[i][j] = terms.value[i];
+        };
+        if (v + kLanes <= end) {
+          for (int j = 0; j < kLanes; ++j) fill(j);
+        } else {
+          for (int j = 0; v + j < end; ++j) fill(j);
         }
-        for (; v < end; ++v) {
-          const Term term = g(v);
-          for (int i = 0; i < kN; ++i) lane[0].value[i] += term.value[i];
-        }
-        for (int i = 0; i < kN; ++i) {
-          total.value[i] += (lane[0].value[i] + lane[1].value[i]) + (lane[2].value[i] + lane[3].value[i]);
+        for (int i = 0; i < N; ++i) {
+          for (int j = 0; j < kLanes; ++j) lane[i][j] += term[i][j];
         }
       }
-      return total;
+      for (int i = 0; i < N; ++i) {
+        for (int half = kLanes / 2; half > 0; half /= 2) {
+          for (int j = 0; j < half; ++j) lane[i][j] += lane[i][j + half];
+        }
+        total.value[i] += lane[i][0];
+      }
     }
+    return total;
   }
 
   const Tokens& tokens_;
@@ -99,7 +117,7 @@ struct RuleEntry {
   const RuleInfo* info = nullptr;
   Kind kind = Kind::kLaw;
 
-  bool (*surely_keeps)(const float* params, const Row& row) = nullptr;
+  float (*chance)(const float* params, const Row& row) = nullptr;
   void (*solve)(const float* params, const Row& row, const Tokens& tokens, Solved* solved) = nullptr;
   void (*rest)(const float* params, const Row& row, const Tokens& tokens, Solved* solved) = nullptr;
   bool (*defers)(const float* params, const Row& row, const Solved& solved) = nullptr;
@@ -142,14 +160,14 @@ auto WithDerived(const Solved& solved, F f, const Args&... args) {
 
 template <typename R>
 struct Bound {
-  static bool SurelyKeeps(const float* params, const Row& row) {
-    return MakeRule<R>(params).surely_keeps(row);
-  }
+  using Sum = TokenSum<R::kInfo.needs>;
+
+  static float Chance(const float* params, const Row& row) { return MakeRule<R>(params).chance(row); }
 
   static void Solve(const float* params, const Row& row, const Tokens& tokens, Solved* solved) {
     static_assert(std::is_trivially_copyable_v<typename R::Derived> &&
                   sizeof(typename R::Derived) <= kMaxDerived);
-    const typename R::Derived derived = MakeRule<R>(params).solve(row, TokenSum(tokens));
+    const typename R::Derived derived = MakeRule<R>(params).solve(row, Sum(tokens));
     std::memcpy(solved->derived, &derived, sizeof(derived));
   }
 
@@ -161,8 +179,8 @@ struct Bound {
 
   static void Rest(const float* params, const Row& row, const Tokens& tokens, Solved* solved) {
     const R rule = MakeRule<R>(params);
-    solved->rest = TokenSum(tokens)(
-        [&](const Token& token) { return Keeps(rule, token, row, *solved) ? 0.f : token.q; });
+    solved->rest =
+        Sum(tokens)([&](const Token& token) { return Keeps(rule, token, row, *solved) ? 0.f : token.q; });
   }
 
   static bool Defers(const float* params, const Row& row, const Solved& solved) {
@@ -194,24 +212,38 @@ struct Bound {
     }
   }
 
-  static bool Weights(const float* params, const Row& row, const Solved& solved, const Tokens& tokens,
-                      int32_t begin, int32_t end, double factor, float* out) {
+  static bool Weights(const float* params, const Row& row_in, const Solved& solved_in,
+                      const Tokens& tokens_in, int32_t begin, int32_t end, double factor,
+                      float* __restrict out) {
     const R rule = MakeRule<R>(params);
-    int bad = 0;
-    for (int32_t v = begin; v < end; ++v) {
-      const Token token = tokens.at(v);
+    // Copies: nothing that is written can be one of them.
+    const Row row = row_in;
+    const Solved solved = solved_in;
+    const Tokens tokens = tokens_in;
+    const float scale = static_cast<float>(factor);
+    auto one = [&](int32_t v) {
+      const Token token = tokens.at<R::kInfo.needs>(v);
       if constexpr (LawRule<R> || TokenWiseRule<R>) {
         const float pi = Pi(rule, token, row, solved);
-        bad |= !(pi >= 0 && pi < 2);  // 2: room for rounding, none for infinity
-        out[v - begin] = std::max(0.f, static_cast<float>(factor) * pi - token.q);
+        const float weight = scale * pi - token.q;
+        out[v - begin] = weight > 0 ? weight : 0;
+        return static_cast<int>(!(pi >= 0)) |
+               static_cast<int>(!(pi < 2));  // 2: room for rounding, not for infinity
       } else {
         const float weight = WithDerived<R>(
             solved, [&](const auto&... args) { return rule.fallback(args...); }, token, row);
-        bad |= !(weight >= 0 && weight < 1e30f);
         out[v - begin] = weight;
+        return static_cast<int>(!(weight >= 0)) | static_cast<int>(!(weight < 1e30f));
       }
+    };
+    constexpr int kLanes = 16;  // as in TokenSum
+    int bad[kLanes] = {};
+    int32_t v = begin;
+    for (; v + kLanes <= end; v += kLanes) {
+      for (int j = 0; j < kLanes; ++j) bad[j] |= one(v + j);
     }
-    return bad == 0;
+    for (; v < end; ++v) bad[0] |= one(v);
+    return std::all_of(bad, bad + kLanes, [](int b) { return b == 0; });
   }
 
   static void Chances(const float* params, const Row* rows, int n, float* out) {
@@ -250,8 +282,8 @@ constexpr RuleEntry MakeRuleEntry() {
   if constexpr (TokenWiseRule<R> || requires(const R& rule, const Row& row) { rule.defers(row); }) {
     entry.defers = &B::Defers;
   }
-  if constexpr (requires(const R& rule, const Row& row) { rule.surely_keeps(row); }) {
-    entry.surely_keeps = &B::SurelyKeeps;
+  if constexpr (requires(const R& rule, const Row& row) { rule.chance(row); }) {
+    entry.chance = &B::Chance;
   }
   if constexpr (requires(const R& rule) { rule.draft_stop(); }) entry.draft_stop = &B::DraftStop;
   return entry;

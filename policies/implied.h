@@ -78,18 +78,12 @@ class ReferenceSum {
         return f(token);
       }
     };
-    using Term = decltype(term(0));
-    if constexpr (std::is_arithmetic_v<Term>) {
+    if constexpr (std::is_arithmetic_v<decltype(term(0))>) {
       double total = 0;
       for (size_t v = 0; v < laws_.q.size(); ++v) total += term(static_cast<int32_t>(v));
       return total;
     } else {
-      Term total;
-      for (size_t v = 0; v < laws_.q.size(); ++v) {
-        const Term one = term(static_cast<int32_t>(v));
-        for (size_t i = 0; i < sizeof(Term) / sizeof(double); ++i) total.value[i] += one.value[i];
-      }
-      return total;
+      return AddTerms(term, term(0));
     }
   }
   float KthLargestP1(int32_t k) const {
@@ -99,6 +93,16 @@ class ReferenceSum {
   }
 
  private:
+  template <typename G, int N>
+  Sums<N> AddTerms(G term, Terms<N>) const {
+    Sums<N> total;
+    for (size_t v = 0; v < laws_.q.size(); ++v) {
+      const Terms<N> one = term(static_cast<int32_t>(v));
+      for (int i = 0; i < N; ++i) total.value[i] += one.value[i];
+    }
+    return total;
+  }
+
   const PositionLaws& laws_;
 };
 

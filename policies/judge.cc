@@ -156,19 +156,22 @@ class SlotJudge {
     if (rule_.rest != nullptr) rule_.rest(args_.params, row_, tokens(), &solved_);
   }
 
-  // pi(x) >= q(x), known without the passes that pi itself would cost.
-  bool SurelyKeeps() {
-    if (rule_.surely_keeps != nullptr && rule_.surely_keeps(args_.params, row_)) return true;
-    Solve();
-    return rule_.kind == Kind::kTokenWise && !rule_.defers(args_.params, row_, solved_);
-  }
   bool Defers() {
     if (rule_.kind == Kind::kTokenWise) Solve();
     return rule_.defers(args_.params, row_, solved_);
   }
 
-  // Kind A: pi(x) / q(x). Kind B: the probability that x stays. Negative: a fault.
-  double Chance() {
+  // Kind A: pi(x) / q(x), where 1 may stand for any larger ratio unless `exact`. Kind B: the probability that
+  // x stays. Looks for an answer that spares the passes over the vocabulary. Negative: a fault.
+  double Chance(bool exact) {
+    if (rule_.chance != nullptr) {
+      const float chance = rule_.chance(args_.params, row_);
+      const bool told = !std::isnan(chance);  // apart: GCC 12 takes c < 1 || c >= 1 for true, NaN or not
+      if (told && (chance < 1 || !exact)) return chance;
+    }
+    Solve();
+    const bool token_wise = rule_.kind == Kind::kTokenWise;
+    if (token_wise && !exact && !rule_.defers(args_.params, row_, solved_)) return 1;
     SolveAll();
     const float value = rule_.value(args_.params, row_, solved_);
     if (!(value >= 0 && std::isfinite(value))) {
@@ -211,8 +214,7 @@ class SlotJudge {
   // Judges x at position i alone: -1 if it stays (or at a fault), else the token that replaces it.
   int32_t JudgePosition(int32_t i, int32_t x) {
     if (!Open(i, x)) return -1;
-    if (SurelyKeeps()) return -1;
-    const double chance = Chance();
+    const double chance = Chance(false);
     if (fault_ != Fault::kNone || Toss(chance, i)) return -1;
     return Replacement(1);
   }
@@ -256,14 +258,10 @@ class SlotJudge {
     double prefix[kMaxGamma + 1] = {1};  // P_i
     for (int32_t i = 0; i < n; ++i) {
       if (!Open(i, proposed(i))) return;
-      if (prefix[i] == 1 && SurelyKeeps()) {
-        prefix[i + 1] = 1;
-      } else if (prefix[i] > 0) {
-        const double chance = Chance();
+      if (prefix[i] > 0) {
+        // A prefix of 1 cannot grow.
+        prefix[i + 1] = std::min(1.0, prefix[i] * Chance(prefix[i] < 1));
         if (fault_ != Fault::kNone) return;
-        prefix[i + 1] = std::min(1.0, prefix[i] * chance);
-      } else {
-        prefix[i + 1] = 0;
       }
       if (rule_.defers != nullptr) deferred(i) = Defers();
     }

@@ -22,17 +22,20 @@
 //   Derived solve(const Row&, const Sum& sum)   what must be computed from the whole vocabulary first. sum(f)
 //   adds up
 //                                               f(float q, float p) or f(const Token&) over it, in double, in
-//                                               a fixed order; f may return a Sums<N>. sum.KthLargestP1(k) is
-//                                               what it says.
+//                                               a fixed order; if f returns Terms<N>, Sums<N>.
+//                                               sum.KthLargestP1(k) is what it says.
 //   bool defers(const Row&)                     reported: the rule hands this position to the target. Without
 //   it a
 //                                               token-wise rule defers where x is not kept, others where x is
 //                                               replaced
-//   bool surely_keeps(const Row&)               x stays whatever solve() would find: spares the pass
+//   float chance(const Row&)                    min(1, pi(x) / q(x)) if it can be told without solve(), which
+//   spares
+//                                               the passes; else NaN
 //   float draft_stop()                          drafting should stop after a token whose q is under this
 #ifndef TANDEM_POLICIES_RULE_H_
 #define TANDEM_POLICIES_RULE_H_
 
+#include <bit>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
@@ -135,12 +138,29 @@ struct Token {
   float q = NAN, p = NAN, q1 = NAN, p1 = NAN;
 };
 
-// Several sums from one pass.
+// Several sums from one pass: what f returns for a token, and what sum(f) returns.
+template <int N>
+struct Terms {
+  float value[N] = {};
+};
 template <int N>
 struct Sums {
   double value[N] = {};
   TANDEM_HD double operator[](int i) const { return value[i]; }
 };
+
+// log(a / b) for a > 0, to 2e-7; infinity for b = 0. Without branches or calls, so that sums over it become
+// vector code: the ratio is 2^e m, m in [sqrt(1/2), sqrt(2)), and log(m) a polynomial in m - 1.
+TANDEM_HD inline float LogRatio(float a, float b) {
+  const float ratio = a / b;
+  const auto bits = std::bit_cast<int32_t>(ratio);
+  const int32_t e = (bits - 0x3f3504f3) >> 23;
+  const float f = std::bit_cast<float>(bits - (e << 23)) - 1;
+  const float high = 0.199102387f + f * (-0.171669066f + f * (0.161411762f - f * 0.10224203f));
+  const float cubic = 0.333346903f + f * (-0.249805734f + f * high);
+  const float log_m = f + f * f * (f * cubic - 0.5f);
+  return b == 0 ? INFINITY : log_m + 0.693147181f * static_cast<float>(e);
+}
 
 // The draft's law clamped between two multiples of the target's: pi(v) = max(min(q, upper p), lower p), 0 <=
 // lower <= 1 <= upper. With lower such that it adds up to 1 it has, of all laws with pi <= upper p, the least
@@ -149,8 +169,9 @@ struct ClampedLaw {
   float upper = 1, lower = 1;
 
   TANDEM_HD float pi(float q, float p) const {
-    const float low = q < upper * p ? q : upper * p;
-    return low > lower * p ? low : lower * p;
+    const float most = upper * p, least = lower * p;
+    const float low = q < most ? q : most;
+    return low > least ? low : least;
   }
 
   // The `lower` of a given `upper`. The sum over pi is convex and piecewise linear in `lower`, so Newton's
@@ -163,7 +184,7 @@ struct ClampedLaw {
     for (int step = 0; step < 64; ++step) {
       const Sums<2> s = sum([law](float q, float p) {
         const float pi = law.pi(q, p);
-        return Sums<2>{{pi, pi > q ? p : 0.f}};
+        return Terms<2>{{pi, pi > q ? p : 0.f}};
       });
       const double excess = s[0] - 1;
       if (!(excess > 0) || !(s[1] > 0)) break;
@@ -175,18 +196,21 @@ struct ClampedLaw {
     return law;
   }
 
-  // KL(p || pi) in nats.
+  // KL(p || pi) in nats, and its derivative by log(upper) when lower follows.
+  struct Divergence {
+    double value, slope;
+  };
   template <typename Sum>
-  TANDEM_HD double Divergence(const Sum& sum) const {
+  TANDEM_HD Divergence From(const Sum& sum) const {
     const Sums<3> s = sum([law = *this](float q, float p) {
-      if (p == 0) return Sums<3>();
-      if (q >= law.upper * p) return Sums<3>{{p, 0, 0}};
-      if (q <= law.lower * p) return Sums<3>{{0, p, 0}};
-      return Sums<3>{{0, 0, p * std::log(p / q)}};
+      const bool above = q >= law.upper * p;
+      const bool below = !above && q <= law.lower * p;
+      const float between = above || below || p == 0 ? 0.f : p * LogRatio(p, q);
+      return Terms<3>{{above ? p : 0.f, below ? p : 0.f, between}};
     });
-    double divergence = s[2] - s[0] * std::log(static_cast<double>(upper));
-    if (s[1] > 0) divergence -= s[1] * std::log(static_cast<double>(lower));
-    return divergence;
+    double value = s[2] - s[0] * std::log(static_cast<double>(upper));
+    if (s[1] > 0) value -= s[1] * std::log(static_cast<double>(lower));
+    return {value, s[0] * (upper / static_cast<double>(lower) - 1)};
   }
 };
 

@@ -16,12 +16,12 @@ struct Ensemble {
       .source = "arXiv 2211.17192, A.5; Hugging Face assistant_ensemble_weight"};
   float weight;
 
-  // The mixture of two one-hot laws would be a coin.
+  // The mixture of two one-hot laws would be a coin; at T = 0 all weight goes to one of them.
   TANDEM_HD float law(float q, float p, const Row& r) const {
-    if (!r.greedy) return weight * p + (1 - weight) * q;
     const float draft = weight * r.p1_at_top_of_q + (1 - weight) * r.q1.max;
     const float target = weight * r.p1.max + (1 - weight) * r.q1_at_top_of_p;
-    return draft > target ? q : p;
+    const float w = !r.greedy ? weight : draft > target ? 0.f : 1.f;
+    return w * p + (1 - w) * q;
   }
 };
 

@@ -20,7 +20,11 @@ struct LossySd {
   TANDEM_HD Derived solve(const Row&, const Sum& sum) const {
     return ClampedLaw::Solve(1 / (1 - alpha), 1, sum);
   }
-  TANDEM_HD bool surely_keeps(const Row& r) const { return r.p.x / (1 - alpha) >= r.q.x; }
+  // lower p is never over upper p: where x is rated too high, pi is upper p.
+  TANDEM_HD float chance(const Row& r) const {
+    const float pi = r.p.x / (1 - alpha);
+    return pi >= r.q.x ? 1 : pi / r.q.x;
+  }
   TANDEM_HD float law(float q, float p, const Row&, const Derived& d) const { return d.pi(q, p); }
 };
 

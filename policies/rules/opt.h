@@ -6,15 +6,16 @@
 namespace tandem::rules {
 
 struct Opt {
-  static constexpr RuleInfo kInfo{.name = "opt",
-                                  .needs = Needs::kTv | Needs::kDraftLaw,
-                                  .params = {{"alpha", -10, 10, 0, "higher: defer less", {-0.3f, 0.3f, 0.8f}}},
-                                  .about =
-                                      "the draft's law unless the target is surer by more than alpha times "
-                                      "what deferring costs, TV(q, p)",
-                                  .tests = "q1, p1; TV of q, p",
-                                  .at_zero = "keep x iff max q1 >= max p1 - alpha, or x = argmax p",
-                                  .source = "arXiv 2405.19261, eq. (10)"};
+  static constexpr RuleInfo kInfo{
+      .name = "opt",
+      .needs = Needs::kTv | Needs::kDraftLaw,
+      .params = {{"alpha", -10, 10, 0, "higher: defer less", {-0.3f, 0.3f, 0.8f}}},
+      .about =
+          "the draft's law unless the target is surer by more than alpha times "
+          "what deferring costs, TV(q, p)",
+      .tests = "q1, p1; TV of q, p",
+      .at_zero = "keep x iff max q1 >= max p1 - alpha, or x = argmax p",
+      .source = "arXiv 2405.19261, eq. (10)"};
   float alpha;
 
   TANDEM_HD bool defers(const Row& r) const { return r.q1.max < r.p1.max - alpha * r.tv; }

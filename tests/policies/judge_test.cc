@@ -138,6 +138,8 @@ TEST(Judge, SamplesTheClaimedLaw) {
       for (const Sampling& sampling : {Sampling{1}, Sampling{0.6f, 2}, Sampling{0}}) {
         for (uint32_t seed : {1, 2}) {
           const Pair pair(seed, 3, 1.5f, false);
+          SCOPED_TRACE(combination.name + " gamma " + std::to_string(gamma) + " T " +
+                       std::to_string(sampling.temperature));
           RoundLaw law(combination, pair, 3, gamma, sampling);
           EXPECT_LT(law.LargestDifference(), kLawTolerance)
               << combination.name << " gamma " << gamma << " T " << sampling.temperature << " seed " << seed;
