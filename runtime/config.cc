@@ -18,6 +18,7 @@
 #include "runtime/core/sequence.h"
 #include "runtime/model/tokenizer.h"
 #include "runtime/names.h"
+#include "runtime/rule_config.h"
 
 namespace tandem {
 namespace {
@@ -151,7 +152,7 @@ class Resolver {
     }
   }
 
-  // Whether a rule has this parameter, and its range, is the rule's to say (CheckRuleConfig).
+  // Whether a rule has this parameter, and its range, is the rule's to say (rule_config.h).
   void RuleParameterAt(const std::string& path, const YamlEntry& entry) {
     const std::optional<double> value = Number(entry.value);
     if (!value) {
@@ -383,6 +384,7 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& fil
   const std::string folder = std::filesystem::path(file).parent_path().string();
   Config config = Resolver(folder, &complaints).Resolve(root);
   config.file.text = file;
+  CheckRuleConfig(&config, &complaints);
   TANDEM_RETURN_IF_ERROR(ToStatus(std::move(complaints)));
   return config;
 }

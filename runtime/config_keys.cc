@@ -62,7 +62,7 @@ const ConfigKey kKeys[] = {
     {.path = "speculation.gamma",
      .help = "proposed tokens per block; 0: no speculation",
      .field = TANDEM_FIELD(speculation.gamma),
-     .max = kMaxGamma,
+     .max = kMaxGamma - 1,
      .alias = "speculation.num_speculative_tokens"},
     {.path = "speculation.schedule",
      .help = "fixed, or heuristic: gamma is the start, +2 after a fully kept block, else -1",
@@ -87,9 +87,9 @@ const ConfigKey kKeys[] = {
      TANDEM_FIELD(sampling.stop_token_ids), 0, kInt32Max},
     {"sampling.ignore_eos", "go on after the end of text", TANDEM_FIELD(sampling.ignore_eos)},
 
-    {"cache.page_size", "positions per page of the KV caches", TANDEM_FIELD(cache.page_size), 1, 4096},
+    {"cache.page_size", "positions per page of the KV caches", TANDEM_FIELD(cache.page_size), 1, 65536},
     {"cache.tokens", "positions that each cache holds; 0: enough for every sequence of the batch",
-     TANDEM_FIELD(cache.tokens), 0, kInt64Max},
+     TANDEM_FIELD(cache.tokens), 0, 1 << 30},
     {"cache.max_context", "longest sequence, prompt included; 0: what the models allow",
      TANDEM_FIELD(cache.max_context), 0, kInt32Max},
 
@@ -103,7 +103,7 @@ const ConfigKey kKeys[] = {
     {"execution.prefill_chunk", "prompt tokens computed in one forward",
      TANDEM_FIELD(execution.prefill_chunk), 1, 65536},
     {"execution.rounds_ahead", "rounds queued beyond the one that is waited for",
-     TANDEM_FIELD(execution.rounds_ahead), 0, 16},
+     TANDEM_FIELD(execution.rounds_ahead), 0, 8},
 
     {"prompts",
      "a text, a list of texts, of lists of token ids or of maps (prompt or prompt_token_ids; id, category, "
@@ -148,18 +148,6 @@ std::string Flow(const std::vector<std::string>& items) {
   return absl::StrCat("[", absl::StrJoin(items, ", "), "]");
 }
 
-std::string PromptValue(const Prompt& prompt) {
-  std::vector<std::string> fields;
-  fields.push_back(absl::StrCat("id: ", YamlText(prompt.id)));
-  if (!prompt.category.empty()) fields.push_back(absl::StrCat("category: ", YamlText(prompt.category)));
-  if (prompt.max_new_tokens) fields.push_back(absl::StrCat("max_new_tokens: ", *prompt.max_new_tokens));
-  if (prompt.seed) fields.push_back(absl::StrCat("seed: ", *prompt.seed));
-  fields.push_back(prompt.text
-                       ? absl::StrCat("prompt: ", YamlText(*prompt.text))
-                       : absl::StrCat("prompt_token_ids: [", absl::StrJoin(*prompt.token_ids, ", "), "]"));
-  return absl::StrCat("{", absl::StrJoin(fields, ", "), "}");
-}
-
 struct ValueText {
   std::string operator()(const bool* value) const { return *value ? "true" : "false"; }
   std::string operator()(const int32_t* value) const { return absl::StrCat(*value); }
@@ -181,7 +169,7 @@ struct ValueText {
   std::string operator()(const PromptConfig* value) const {
     if (!value->file.text.empty()) return absl::StrCat("{file: ", YamlText(value->file.text), "}");
     std::vector<std::string> items;
-    for (const Prompt& prompt : value->prompts) items.push_back(PromptValue(prompt));
+    for (const Prompt& prompt : value->prompts) items.push_back(YamlValue(prompt));
     return Flow(items);
   }
 };
@@ -211,6 +199,18 @@ std::string Expectation(const ConfigKey& key) {
 std::string YamlValue(const ConfigKey& key, const Config& config) {
   // The table's accessor serves readers and writers; nothing is written here.
   return std::visit(ValueText{}, key.field(const_cast<Config&>(config)));
+}
+
+std::string YamlValue(const Prompt& prompt) {
+  std::vector<std::string> fields;
+  fields.push_back(absl::StrCat("id: ", YamlText(prompt.id)));
+  if (!prompt.category.empty()) fields.push_back(absl::StrCat("category: ", YamlText(prompt.category)));
+  if (prompt.max_new_tokens) fields.push_back(absl::StrCat("max_new_tokens: ", *prompt.max_new_tokens));
+  if (prompt.seed) fields.push_back(absl::StrCat("seed: ", *prompt.seed));
+  fields.push_back(prompt.text
+                       ? absl::StrCat("prompt: ", YamlText(*prompt.text))
+                       : absl::StrCat("prompt_token_ids: [", absl::StrJoin(*prompt.token_ids, ", "), "]"));
+  return absl::StrCat("{", absl::StrJoin(fields, ", "), "}");
 }
 
 std::string YamlText(std::string_view text) {
@@ -259,6 +259,14 @@ std::string ShortestNumber(double value) {
   char text[32];
   const std::to_chars_result end = std::to_chars(text, text + sizeof text, value);
   return {text, end.ptr};
+}
+
+double ShortestDecimal(float value) {
+  char text[32];
+  const std::to_chars_result end = std::to_chars(text, text + sizeof text, value);
+  double decimal = value;
+  std::from_chars(text, end.ptr, decimal);
+  return decimal;
 }
 
 }  // namespace tandem

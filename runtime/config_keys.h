@@ -40,10 +40,14 @@ std::string Expectation(const ConfigKey& key);
 
 // The key's value as YAML on one line.
 std::string YamlValue(const ConfigKey& key, const Config& config);
+// A prompt as a YAML map on one line.
+std::string YamlValue(const Prompt& prompt);
 // A text as YAML: plain if that reads back as the same text, else quoted.
 std::string YamlText(std::string_view text);
 // The shortest decimal that reads back as the same double.
 std::string ShortestNumber(double value);
+// The double that is written as this float is, at its shortest: 0.6 of 0.6f, not 0.60000002.
+double ShortestDecimal(float value);
 
 }  // namespace tandem
 

@@ -54,6 +54,12 @@ std::string PrintConfig(const Config& config) {
     }
     const std::string indent = OpenSections(path, open, &lines);
     open = path;
+    if (path == "prompts" && config.prompts.file.text.empty() && !config.prompts.prompts.empty()) {
+      lines.push_back({"prompts:", OriginOf(path, config)});
+      for (const Prompt& prompt : config.prompts.prompts)
+        lines.push_back({absl::StrCat("  - ", YamlValue(prompt)), ""});
+      continue;
+    }
     lines.push_back({absl::StrCat(indent, path.substr(path.rfind('.') + 1), ": ", YamlValue(key, config)),
                      OriginOf(path, config)});
     if (path == "rule.bonus") {

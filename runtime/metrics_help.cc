@@ -153,6 +153,10 @@ const BenchMetric kBenchMetrics[] = {
     {"speedup.min", "ratio", "smallest ratio of a repetition"},
     {"speedup.max", "ratio", "largest ratio of a repetition"},
     {"speedup.per_repetition", "ratio", "the ratios"},
+    {"outputs.compared", "", "pairs of outputs that were compared token by token (greedy only)"},
+    {"outputs.different", "",
+     "of them, those that differ; first_difference says where (-1: the output had ended)"},
+    {"categories", "", "the same by the prompts' category"},
 };
 
 }  // namespace

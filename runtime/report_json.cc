@@ -17,22 +17,14 @@
 namespace tandem {
 namespace {
 
-// Six significant digits: more would be noise, and the shortest form of those six is what is printed.
-OrderedJson Rounded(double value) {
-  if (!std::isfinite(value)) return nullptr;
-  char text[32];
-  std::snprintf(text, sizeof text, "%.6g", value);
-  return std::strtod(text, nullptr);
-}
-
 struct JsonOfMetric {
   OrderedJson operator()(std::monostate) const { return nullptr; }
   OrderedJson operator()(int64_t value) const { return value; }
-  OrderedJson operator()(double value) const { return Rounded(value); }
+  OrderedJson operator()(double value) const { return RoundedJson(value); }
   OrderedJson operator()(const std::vector<int64_t>& values) const { return values; }
   OrderedJson operator()(const std::vector<double>& values) const {
     OrderedJson list = OrderedJson::array();
-    for (const double value : values) list.push_back(Rounded(value));
+    for (const double value : values) list.push_back(RoundedJson(value));
     return list;
   }
 };
@@ -93,6 +85,13 @@ void Pretty(const OrderedJson& json, int indent, std::string* out) {
 }
 
 }  // namespace
+
+OrderedJson RoundedJson(double value) {
+  if (!std::isfinite(value)) return nullptr;
+  char text[32];
+  std::snprintf(text, sizeof text, "%.6g", value);
+  return std::strtod(text, nullptr);
+}
 
 OrderedJson ConfigJson(const Config& config) {
   OrderedJson json;

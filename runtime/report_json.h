@@ -14,6 +14,9 @@ namespace tandem {
 
 using OrderedJson = nlohmann::ordered_json;
 
+// A number with six significant digits: more would be noise. Null if it is not finite.
+OrderedJson RoundedJson(double value);
+
 // Every resolved key, nested as in YAML.
 OrderedJson ConfigJson(const Config& config);
 

@@ -138,15 +138,15 @@ TEST(Config, OneComplaint) {
       {"require_lossless: on", "2:19: require_lossless: expected true or false, got on"},
       {"require_lossless: \"true\"", "2:19: require_lossless: expected true or false, got the text \"true\""},
       {"speculation: {gamma: \"5\"}",
-       "2:22: speculation.gamma: expected a whole number from 0 to 32, got the text \"5\""},
-      {"speculation: {gamma: 40}", "2:22: speculation.gamma: expected a whole number from 0 to 32, got 40"},
-      {"speculation: {gamma: -1}", "2:22: speculation.gamma: expected a whole number from 0 to 32, got -1"},
-      {"speculation: {gamma: 5.0}", "2:22: speculation.gamma: expected a whole number from 0 to 32, got 5.0"},
-      {"speculation: {gamma: 0x5}", "2:22: speculation.gamma: expected a whole number from 0 to 32, got 0x5"},
+       "2:22: speculation.gamma: expected a whole number from 0 to 31, got the text \"5\""},
+      {"speculation: {gamma: 40}", "2:22: speculation.gamma: expected a whole number from 0 to 31, got 40"},
+      {"speculation: {gamma: -1}", "2:22: speculation.gamma: expected a whole number from 0 to 31, got -1"},
+      {"speculation: {gamma: 5.0}", "2:22: speculation.gamma: expected a whole number from 0 to 31, got 5.0"},
+      {"speculation: {gamma: 0x5}", "2:22: speculation.gamma: expected a whole number from 0 to 31, got 0x5"},
       {"speculation: {gamma: [5]}",
-       "2:22: speculation.gamma: expected a whole number from 0 to 32, got a list"},
+       "2:22: speculation.gamma: expected a whole number from 0 to 31, got a list"},
       {"speculation: {gamma: }",
-       "2:22: speculation.gamma: expected a whole number from 0 to 32, got nothing"},
+       "2:22: speculation.gamma: expected a whole number from 0 to 31, got nothing"},
       {"speculation: 5",
        "2:14: speculation: expected a map of gamma, num_speculative_tokens, schedule, draft_confidence_min, "
        "got 5"},
@@ -235,7 +235,7 @@ TEST(ConfigSet, ReplacesLeavesAndSections) {
   EXPECT_EQ(MustParse(text, {"sampling.top_k=3"}).sampling.seed, 1u);
   EXPECT_EQ(MustParse(text, {"sampling.seed=2", "sampling.seed=3"}).sampling.seed, 3u);
   EXPECT_EQ(MustParse(text, {"draft=none"}).draft_kind, DraftKind::kNone);
-  EXPECT_EQ(MustParse(text, {"draft={ngram: {max: 7}}"}).ngram.max, 7);
+  EXPECT_EQ(MustParse(text, {"draft={ngram: {max: 7}}", "rule={name: lossless}"}).ngram.max, 7);
   EXPECT_EQ(MustParse(text, {"draft=none", "draft.model=x"}).draft_kind, DraftKind::kModel);
   const Config replaced = MustParse(text, {"rule={name: diff, alpha: 0.5}"});
   EXPECT_EQ(replaced.rule.name, "diff");
@@ -250,7 +250,7 @@ TEST(ConfigSet, PathsAreTakenFromTheCurrentFolder) {
 
 TEST(ConfigSet, ErrorsNameTheFlag) {
   EXPECT_EQ(ErrorOf("target: {model: m}", {"speculation.gamma=99"}),
-            "--set speculation.gamma=99: speculation.gamma: expected a whole number from 0 to 32, got 99");
+            "--set speculation.gamma=99: speculation.gamma: expected a whole number from 0 to 31, got 99");
   EXPECT_EQ(ErrorOf("target: {model: m}", {"speculation.gama=9"}),
             "--set speculation.gama=9: speculation.gama: unknown key; did you mean gamma?");
   EXPECT_EQ(

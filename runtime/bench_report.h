@@ -1,0 +1,56 @@
+// What `tandem bench` measured: the target alone and the pair, repetition by repetition, and what it says
+// about them.
+#ifndef TANDEM_RUNTIME_BENCH_REPORT_H_
+#define TANDEM_RUNTIME_BENCH_REPORT_H_
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/report.h"
+#include "runtime/report_json.h"
+#include "runtime/request.h"
+
+namespace tandem {
+
+// One pass over all prompts.
+struct BenchPass {
+  Measured total;
+  std::map<std::string, Measured> by_category;
+};
+
+BenchPass MeasurePass(const std::vector<RequestResult>& results, const PhaseTimes& times);
+
+// The first token at which two outputs of one request differ; -1 stands for an output that ended before it.
+struct OutputDifference {
+  std::string id;
+  int64_t position = 0;
+  int32_t target_token = 0;
+  int32_t pair_token = 0;
+};
+
+struct BenchResult {
+  std::vector<BenchPass> target;  // per repetition
+  std::vector<BenchPass> pair;
+  bool compared = false;   // the outputs are greedy
+  int64_t n_compared = 0;  // pairs of outputs
+  int64_t n_different = 0;
+  std::optional<OutputDifference> first_difference;
+
+  // Compares the outputs of one repetition.
+  void Compare(const std::vector<RequestResult>& target_results,
+               const std::vector<RequestResult>& pair_results);
+};
+
+// The pair's decoding speed over the target's, per repetition; of one category if it is not empty.
+// Repetitions without a measurable speed are left out.
+std::vector<double> Speedups(const BenchResult& result, const std::string& category);
+
+std::string BenchText(const ReportHeader& header, const BenchResult& result, bool colour);
+
+OrderedJson BenchJson(const Config& config, const ReportHeader& header, const BenchResult& result);
+
+}  // namespace tandem
+
+#endif  // TANDEM_RUNTIME_BENCH_REPORT_H_
