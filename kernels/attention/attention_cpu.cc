@@ -46,6 +46,13 @@ void FindRows(const KvLayer& kv, const void* cache, int slot, int kv_head, int b
   }
 }
 
+// Keys and values lie in pages, whose ends the processor's own prefetching does not pass.
+void FetchRows(const ChunkRows& rows, int n, int64_t row_bytes) {
+  for (int j = 0; j < n; ++j) {
+    for (int64_t at = 0; at < row_bytes; at += 64) Fetch(rows.row[j] + at);
+  }
+}
+
 // One query of a task and its state.
 struct Query {
   const float* q;  // [head_dim]
@@ -232,12 +239,18 @@ void Attend(const AttentionArgs& args, int slot, int kv_head, int n_queries, Que
       n_keys = std::max(n_keys, queries[i].n_keys);
     }
   }
+  const int64_t row_bytes = d * static_cast<int64_t>(SizeOf(kv.dtype));
+  const auto chunk_size = [&](int begin) { return std::clamp(n_keys - begin, 0, kAttentionChunk); };
   ChunkRows keys, values;
+  FindRows(kv, kv.k, slot, kv_head, 0, chunk_size(0), keys);
   for (int begin = 0; begin < n_keys; begin += kAttentionChunk) {
-    const int n = std::min(kAttentionChunk, n_keys - begin);
-    FindRows(kv, kv.k, slot, kv_head, begin, n, keys);
+    const int n = chunk_size(begin);
     FindRows(kv, kv.v, slot, kv_head, begin, n, values);
+    FetchRows(values, n, row_bytes);
     Scores<Keys>(keys, n, d, n_queries, packed, scores);
+    const int next = begin + kAttentionChunk;
+    FindRows(kv, kv.k, slot, kv_head, next, chunk_size(next), keys);
+    FetchRows(keys, chunk_size(next), row_bytes);
     int n_seen[kMaxQueries];
     float keep[kMaxQueries];
     for (int i = 0; i < n_queries; ++i) {
