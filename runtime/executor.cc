@@ -82,9 +82,9 @@ class Adversary {
     state_ ^= state_ << 25;
     state_ ^= state_ >> 27;
     const uint64_t draw = (state_ * 0x2545F4914F6CDD1Dull) >> 56;
-    if (draw < 16) {
+    if (draw < 2) {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
-    } else if (draw < 80) {
+    } else if (draw < 48) {
       std::this_thread::yield();
     }
   }

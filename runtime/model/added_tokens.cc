@@ -43,8 +43,8 @@ AddedTokens::Found AddedTokens::FindFrom(std::string_view text, size_t at) const
   return {nullptr, {at, at}};
 }
 
-absl::StatusOr<bool> AddedTokens::TouchesWord(std::string_view text, Span span) const {
-  std::vector<Span> matches;
+absl::StatusOr<bool> AddedTokens::TouchesWord(std::string_view text, ByteSpan span) const {
+  std::vector<ByteSpan> matches;
   if (span.begin > 0) {
     size_t before = span.begin;
     PreviousCodePoint(text, before);
@@ -58,7 +58,7 @@ absl::StatusOr<bool> AddedTokens::TouchesWord(std::string_view text, Span span) 
   return !matches.empty();
 }
 
-absl::Status AddedTokens::Split(std::string_view text, std::vector<Segment>& segments) const {
+absl::Status AddedTokens::Split(std::string_view text, std::vector<TextSegment>& segments) const {
   size_t done = 0;
   size_t space_end = 0;  // of the last run of white space that a token took
   for (size_t at = 0; at < text.size();) {

@@ -26,7 +26,7 @@ struct AddedToken {
 };
 
 // A piece of text, or an added token.
-struct Segment {
+struct TextSegment {
   std::string_view text;  // not empty, or empty for an added token
   int32_t id;             // -1: text
 };
@@ -39,15 +39,15 @@ class AddedTokens {
   void Add(std::string_view content, const AddedToken& token);
 
   // Appends the segments of `text`. REQUIRES: valid UTF-8.
-  absl::Status Split(std::string_view text, std::vector<Segment>& segments) const;
+  absl::Status Split(std::string_view text, std::vector<TextSegment>& segments) const;
 
  private:
   struct Found {
     const AddedToken* token;  // null: none from there on
-    Span span;
+    ByteSpan span;
   };
   Found FindFrom(std::string_view text, size_t at) const;
-  absl::StatusOr<bool> TouchesWord(std::string_view text, Span span) const;
+  absl::StatusOr<bool> TouchesWord(std::string_view text, ByteSpan span) const;
 
   // A trie over bytes: (node << 8 | byte) to node; node 0 is the root.
   absl::flat_hash_map<uint64_t, int32_t> edges_;

@@ -74,9 +74,10 @@ class Translator {
 
   absl::Status Refuse(std::string_view what, std::string_view why) const {
     std::string shown(what);
-    std::replace_if(shown.begin(), shown.end(), [](char c) { return static_cast<unsigned char>(c) < ' '; }, '?');
-    return absl::FailedPreconditionError(absl::StrCat("`", shown, "` at byte ", at_,
-                                                      " of the pattern is not supported: ", std::string(why)));
+    std::replace_if(
+        shown.begin(), shown.end(), [](char c) { return static_cast<unsigned char>(c) < ' '; }, '?');
+    return absl::FailedPreconditionError(
+        absl::StrCat("`", shown, "` at byte ", at_, " of the pattern is not supported: ", std::string(why)));
   }
 
   absl::Status Literal() {

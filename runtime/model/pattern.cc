@@ -64,7 +64,7 @@ absl::StatusOr<Pattern> Pattern::CompilePcre2(std::string_view regex, bool is_li
   return pattern;
 }
 
-absl::Status Pattern::FindAll(std::string_view text, std::vector<Span>& matches) const {
+absl::Status Pattern::FindAll(std::string_view text, std::vector<ByteSpan>& matches) const {
   const std::unique_ptr<pcre2_match_data, FreeMatch> match(pcre2_match_data_create(1, nullptr));
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   std::optional<size_t> last_end;
@@ -81,7 +81,7 @@ absl::Status Pattern::FindAll(std::string_view text, std::vector<Span>& matches)
                           text.size(), Pcre2Message(n)));
     }
     const size_t* bounds = pcre2_get_ovector_pointer(match.get());
-    const Span span{bounds[0], bounds[1]};
+    const ByteSpan span{bounds[0], bounds[1]};
     if (span.begin == span.end && last_end == span.end) {
       ++at;
       while (at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) ++at;

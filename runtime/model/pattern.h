@@ -13,7 +13,7 @@ struct pcre2_real_code_8;
 
 namespace tandem {
 
-struct Span {
+struct ByteSpan {
   size_t begin, end;  // bytes
 };
 
@@ -28,7 +28,7 @@ class Pattern {
   // The matches from left to right, none overlapping; an empty match right behind another is passed over, as
   // the `onig` crate does. REQUIRES: valid UTF-8. kResourceExhausted if the pattern needs more steps than
   // PCRE2 allows.
-  absl::Status FindAll(std::string_view text, std::vector<Span>& matches) const;
+  absl::Status FindAll(std::string_view text, std::vector<ByteSpan>& matches) const;
 
  private:
   struct Free {

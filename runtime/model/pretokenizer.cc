@@ -7,7 +7,7 @@ namespace tandem {
 namespace {
 
 struct Part {
-  Span span;
+  ByteSpan span;
   bool is_match;
 };
 
@@ -19,7 +19,7 @@ void Join(SplitBehavior behavior, std::vector<Part>& parts) {
     const bool joins =
         behavior == SplitBehavior::kContiguous ? part.is_match == previous : part.is_match && !previous;
     if (joins && n_kept > 0) {
-      Span& last = parts[n_kept - 1].span;
+      ByteSpan& last = parts[n_kept - 1].span;
       last = {std::min(last.begin, part.span.begin), std::max(last.end, part.span.end)};
     } else {
       parts[n_kept++] = part;
@@ -29,14 +29,14 @@ void Join(SplitBehavior behavior, std::vector<Part>& parts) {
   parts.resize(n_kept);
 }
 
-absl::Status Split(const SplitStep& step, std::string_view text, std::vector<Span>& matches,
+absl::Status Split(const SplitStep& step, std::string_view text, std::vector<ByteSpan>& matches,
                    std::vector<std::string_view>& pieces) {
   matches.clear();
   TANDEM_RETURN_IF_ERROR(step.pattern.FindAll(text, matches));
   std::vector<Part> parts;
   parts.reserve(2 * matches.size() + 1);
   size_t end = 0;
-  for (const Span& match : matches) {
+  for (const ByteSpan& match : matches) {
     if (end != match.begin) parts.push_back({{end, match.begin}, step.invert});
     parts.push_back({match, !step.invert});
     end = match.end;
@@ -69,7 +69,7 @@ absl::Status Split(const SplitStep& step, std::string_view text, std::vector<Spa
 
 absl::Status PreTokenizer::Run(std::string_view text, std::vector<std::string_view>& words,
                                std::deque<std::string>& prefixed) const {
-  std::vector<Span> matches;
+  std::vector<ByteSpan> matches;
   std::vector<std::string_view> pieces = {text};
   for (const SplitStep& step : splits) {
     std::vector<std::string_view> next;

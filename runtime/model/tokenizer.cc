@@ -35,9 +35,9 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, bo
 
   BpeScratch scratch;
   std::vector<std::string_view> words;
-  std::vector<Segment> segments, inner;
+  std::vector<TextSegment> segments, inner;
   TANDEM_RETURN_IF_ERROR(impl.added_before_normalization->Split(text, segments));
-  for (const Segment& segment : segments) {
+  for (const TextSegment& segment : segments) {
     if (segment.id >= 0) {
       ids.push_back(segment.id);
       continue;
@@ -45,7 +45,7 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, bo
     const std::optional<std::string> normal = impl.nfc ? NormalizeNfc(segment.text) : std::nullopt;
     inner.clear();
     TANDEM_RETURN_IF_ERROR(impl.added_after_normalization->Split(normal ? *normal : segment.text, inner));
-    for (const Segment& part : inner) {
+    for (const TextSegment& part : inner) {
       if (part.id >= 0) {
         ids.push_back(part.id);
         continue;

@@ -7,7 +7,7 @@
 
 namespace tandem {
 
-std::string Quote(std::string_view text) {
+std::string TokenizerJson::Quote(std::string_view text) {
   constexpr size_t kMaxBytes = 60;
   size_t n_bytes = std::min(text.size(), kMaxBytes);
   while (n_bytes > 0 && n_bytes < text.size() && (static_cast<uint8_t>(text[n_bytes]) & 0xC0) == 0x80)
@@ -16,65 +16,65 @@ std::string Quote(std::string_view text) {
                       n_bytes < text.size() ? "...\"" : "\"");
 }
 
-absl::Status JsonReader::Fail(std::string_view where, const std::string& what) const {
+absl::Status TokenizerJson::Fail(std::string_view where, const std::string& what) const {
   return absl::FailedPreconditionError(
       absl::StrCat(path_, ": ", std::string(where), where.empty() ? "" : ": ", what));
 }
 
-std::string JsonReader::Expected(std::string_view what, const Json& got) {
+std::string TokenizerJson::Expected(std::string_view what, const Json& got) {
   std::string value = got.type_name();
   if (got.is_string()) value = Quote(got.get_ref<const std::string&>());
   if (got.is_number() || got.is_boolean()) value = got.dump();
   return absl::StrCat("expected ", std::string(what), ", got ", value);
 }
 
-std::string JsonReader::Unsupported(const std::string& type, const char* supported) {
+std::string TokenizerJson::Unsupported(const std::string& type, const char* supported) {
   return absl::StrCat(type, " is not supported; supported: ", supported);
 }
 
-std::string JsonReader::Join(const std::string& where, const std::string& key) {
+std::string TokenizerJson::Join(const std::string& where, const std::string& key) {
   return absl::StrCat(where, ".", key);
 }
 
-std::string JsonReader::At(const std::string& where, size_t i) { return absl::StrCat(where, "[", i, "]"); }
+std::string TokenizerJson::At(const std::string& where, size_t i) { return absl::StrCat(where, "[", i, "]"); }
 
-const JsonReader::Json* JsonReader::Find(const Json& object, const std::string& key) {
+const TokenizerJson::Json* TokenizerJson::Find(const Json& object, const std::string& key) {
   if (!object.is_object()) return nullptr;
   const auto it = object.find(key);
   return it == object.end() || it->is_null() ? nullptr : &*it;
 }
 
-absl::StatusOr<bool> JsonReader::Bool(const Json& object, const std::string& where, const char* key,
-                                      bool missing) const {
+absl::StatusOr<bool> TokenizerJson::Bool(const Json& object, const std::string& where, const char* key,
+                                         bool missing) const {
   const Json* value = Find(object, key);
   if (value == nullptr) return missing;
   if (!value->is_boolean()) return Fail(Join(where, key), Expected("true or false", *value));
   return value->get<bool>();
 }
 
-absl::StatusOr<std::string_view> JsonReader::String(const Json& object, const std::string& where,
-                                                    const char* key) const {
+absl::StatusOr<std::string_view> TokenizerJson::String(const Json& object, const std::string& where,
+                                                       const char* key) const {
   const Json* value = Find(object, key);
   if (value == nullptr) return Fail(Join(where, key), "the key is missing: expected a string");
   if (!value->is_string()) return Fail(Join(where, key), Expected("a string", *value));
   return value->get_ref<const std::string&>();
 }
 
-absl::StatusOr<const JsonReader::Json*> JsonReader::Array(const Json& object, const std::string& where,
-                                                          const char* key) const {
+absl::StatusOr<const TokenizerJson::Json*> TokenizerJson::Array(const Json& object, const std::string& where,
+                                                                const char* key) const {
   const Json* value = Find(object, key);
   if (value == nullptr) return Fail(Join(where, key), "the key is missing: expected a list");
   if (!value->is_array()) return Fail(Join(where, key), Expected("a list", *value));
   return value;
 }
 
-absl::StatusOr<std::string> JsonReader::Type(const Json& component, const std::string& where) const {
+absl::StatusOr<std::string> TokenizerJson::Type(const Json& component, const std::string& where) const {
   if (!component.is_object()) return Fail(where, Expected("an object with a type", component));
   TANDEM_ASSIGN_OR_RETURN(const std::string_view type, String(component, where, "type"));
   return std::string(type);
 }
 
-absl::StatusOr<int32_t> JsonReader::Id(const Json& value, const std::string& where) const {
+absl::StatusOr<int32_t> TokenizerJson::Id(const Json& value, const std::string& where) const {
   if (!value.is_number_integer() || value < 0 || value >= kMaxIds) {
     return Fail(where, Expected(absl::StrCat("an id from 0 to ", kMaxIds - 1), value));
   }

@@ -1,5 +1,6 @@
-// JsonReader: typed access to the values of a tokenizer.json, with errors that name the file and the place.
-// `where` is always the path of keys down to a value, as in "model.vocab". Used while loading, by one thread.
+// TokenizerJson: typed access to the values of a tokenizer.json, with errors that name the file and the
+// place. `where` is always the path of keys down to a value, as in "model.vocab". Used while loading, by one
+// thread.
 #ifndef TANDEM_RUNTIME_MODEL_TOKENIZER_JSON_H_
 #define TANDEM_RUNTIME_MODEL_TOKENIZER_JSON_H_
 
@@ -12,10 +13,7 @@
 
 namespace tandem {
 
-// `text` in quotes on one line, cut after some 60 bytes.
-std::string Quote(std::string_view text);
-
-class JsonReader {
+class TokenizerJson {
  public:
   using Json = nlohmann::json;
 
@@ -23,8 +21,10 @@ class JsonReader {
   // them.
   static constexpr int32_t kMaxIds = 1 << 21;
 
-  explicit JsonReader(const std::string& path) : path_(path) {}
+  explicit TokenizerJson(const std::string& path) : path_(path) {}
 
+  // `text` in quotes on one line, cut after some 60 bytes.
+  static std::string Quote(std::string_view text);
   absl::Status Fail(std::string_view where, const std::string& what) const;
   static std::string Expected(std::string_view what, const Json& got);
   static std::string Unsupported(const std::string& type, const char* supported);

@@ -1,11 +1,11 @@
-// Tokenizer::Load. Every component is either understood or refused by name; the checks stand next to what
-// they protect.
+// Loading a tokenizer.json: every component is either understood or refused by name.
 #include <absl/strings/str_cat.h>
-#include <absl/strings/str_format.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
+#include <string>
 #include <utility>
 
 #include "runtime/model/tokenizer_json.h"
@@ -15,14 +15,14 @@
 namespace tandem {
 namespace {
 
-using Json = nlohmann::json;
+using Json = TokenizerJson::Json;
 
 // Sequences in sequences; real files have one.
 constexpr int kMaxDepth = 8;
 
-class Loader : private JsonReader {
+class Loader : private TokenizerJson {
  public:
-  Loader(const std::string& path, TokenizerParts& parts) : JsonReader(path), parts_(parts) {}
+  Loader(const std::string& path, TokenizerParts& parts) : TokenizerJson(path), parts_(parts) {}
 
   absl::Status Run(const Json& root) {
     if (!root.is_object()) return Fail("", Expected("an object", root));
@@ -58,8 +58,6 @@ class Loader : private JsonReader {
     }
     return absl::OkStatus();
   }
-
-  // The components.
 
   absl::Status Normalizer(const Json* component, const std::string& where, int depth) {
     if (component == nullptr) return absl::OkStatus();

@@ -17,7 +17,7 @@
 
 namespace tandem {
 
-struct Token {
+struct VocabularyToken {
   std::string spelled;  // as tokenizer.json has it
   std::string bytes;    // what the decoder makes of it
   bool exists = false;  // false: a hole
@@ -29,8 +29,8 @@ struct TokenizerParts {
     return id >= 0 && id < static_cast<int32_t>(tokens.size()) && tokens[id].exists;
   }
 
-  std::vector<Token> tokens;                              // by id
-  absl::flat_hash_map<std::string_view, int32_t> ids;     // by Token::spelled
+  std::vector<VocabularyToken> tokens;                    // by id
+  absl::flat_hash_map<std::string_view, int32_t> ids;     // by VocabularyToken::spelled
   std::optional<AddedTokens> added_before_normalization;  // always there after loading
   std::optional<AddedTokens> added_after_normalization;
   bool nfc = false;

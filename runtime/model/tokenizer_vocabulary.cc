@@ -14,7 +14,7 @@
 namespace tandem {
 namespace {
 
-using Json = JsonReader::Json;
+using Json = TokenizerJson::Json;
 
 // The inverse of the byte-level alphabet: printable Latin-1 stands for itself, the other bytes, in order, for
 // U+0100 on.
@@ -47,9 +47,10 @@ class ByteAlphabet {
   }();
 };
 
-class VocabularyLoader : private JsonReader {
+class VocabularyLoader : private TokenizerJson {
  public:
-  VocabularyLoader(const JsonReader& reader, TokenizerParts& parts) : JsonReader(reader), parts_(parts) {}
+  VocabularyLoader(const TokenizerJson& reader, TokenizerParts& parts)
+      : TokenizerJson(reader), parts_(parts) {}
 
   absl::Status Run(const Json& root) {
     const Json* model = Find(root, "model");
@@ -57,7 +58,7 @@ class VocabularyLoader : private JsonReader {
     TANDEM_RETURN_IF_ERROR(Model(*model));
     TANDEM_RETURN_IF_ERROR(Added(Find(root, "added_tokens")));
     for (size_t id = 0; id < parts_.tokens.size(); ++id) {
-      Token& token = parts_.tokens[id];
+      VocabularyToken& token = parts_.tokens[id];
       if (!token.exists) continue;
       token.bytes = alphabet_.Bytes(token.spelled).value_or(token.spelled);
       parts_.ids.emplace(token.spelled, static_cast<int32_t>(id));
@@ -245,7 +246,7 @@ class VocabularyLoader : private JsonReader {
 
 }  // namespace
 
-absl::Status LoadVocabulary(const JsonReader& reader, const Json& root, TokenizerParts& parts) {
+absl::Status LoadVocabulary(const TokenizerJson& reader, const Json& root, TokenizerParts& parts) {
   return VocabularyLoader(reader, parts).Run(root);
 }
 

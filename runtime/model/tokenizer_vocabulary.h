@@ -10,7 +10,8 @@ namespace tandem {
 
 // Fills the tokens, the ids, the added tokens and `bpe` of `parts`. REQUIRES: parts.nfc is set, `root` is an
 // object.
-absl::Status LoadVocabulary(const JsonReader& reader, const JsonReader::Json& root, TokenizerParts& parts);
+absl::Status LoadVocabulary(const TokenizerJson& reader, const TokenizerJson::Json& root,
+                            TokenizerParts& parts);
 
 }  // namespace tandem
 

@@ -1,4 +1,4 @@
-"""Writes tests/golden/tokenizer: small byte-level BPE tokenizers and what Hugging Face `tokenizers` makes of texts.
+"""Writes tests/golden/tokenizer: small byte-level BPE tokenizers and what Hugging Face makes of texts.
 
   python make_tokenizer_golden.py OUTPUT_FOLDER
 
@@ -30,18 +30,19 @@ LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|" + 
 QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|" + TAIL
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-O200K = (rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}|"
+O200K = (rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}|"
+         rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}|"
          r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 SENTENCES = [
-    "The draft proposes a block of tokens and the target scores them in one pass, so the rule can keep what it likes.",
-    "A small model isn't always wrong; it's just less sure than the larger one, and they'll agree on most words.",
-    "We've measured it: the speed-up doesn't come from luck, it comes from reading the weights once for many rows.",
-    "def settle(rows, base, n_keep):\n    for i in range(len(rows)):\n        rows[i] = min(rows[i], base + n_keep)\n",
+    "The draft proposes a block of tokens and the target scores it in one pass, so the rule keeps some.",
+    "A small model isn't always wrong; it's just less sure than the larger one, and they'll agree mostly.",
+    "We've measured it: the speed-up doesn't come from luck, it comes from reading weights once for many.",
+    "def settle(rows, base, n_keep):\n    for i in range(len(rows)):\n        rows[i] = min(rows[i], base)\n",
     "int main(void) {\n\tfor (size_t i = 0; i < 10; ++i) { printf(\"%zu\\n\", i); }\n\treturn 0;\n}\n",
-    "https://example.org/path/to/page?query=1&other=two#part or mail someone@example.com for 3.14159 and 2,718",
+    "https://example.org/path/to/page?query=1&other=two#part or someone@example.com for 3.14159 and 2,718",
     "Die Größe des Entwurfs ändert nichts am Ergebnis, außer dass es schneller geht; schöne Grüße aus Köln.",
-    "Le modèle cible vérifie chaque bloc proposé, garde le préfixe accepté et réécrit la suite; ça marche très bien.",
+    "Le modèle cible vérifie chaque bloc proposé, garde le préfixe accepté et réécrit la suite; ça marche.",
     "El modelo pequeño propone y el modelo grande decide: así se ahorra tiempo sin perder calidad, ¿verdad?",
     "Маленькая модель предлагает слова, а большая модель проверяет их за один проход, и это быстрее.",
     "Το μικρό μοντέλο προτείνει λέξεις και το μεγάλο μοντέλο τις ελέγχει με μία μόνο διέλευση.",
@@ -95,8 +96,8 @@ def gpt2_style():
 
 def llama3_style():
     split = pre_tokenizers.Split(Regex(LLAMA3), "isolated", False)
-    tokenizer = trained(
-        pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]), 1000, 2)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = trained(pre_tokenizers.Sequence([split, byte_level]), 1000, 2)
     names = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     bos = tokenizer.token_to_id(names[0])
@@ -114,9 +115,8 @@ def llama3_style():
 
 def qwen2_style():
     split = pre_tokenizers.Split(Regex(QWEN2), "isolated", False)
-    tokenizer = trained(
-        pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]), 900, 3,
-        normalizer=normalizers.NFC())
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = trained(pre_tokenizers.Sequence([split, byte_level]), 900, 3, normalizer=normalizers.NFC())
     tokenizer.add_tokens([
         AddedToken("<|endoftext|>", special=True, normalized=False),
         AddedToken("<|im_start|>", special=True, normalized=False),
@@ -146,8 +146,8 @@ def qwen2_style():
 def mixed_style():
     """What the three families do not use, on a vocabulary that lacks bytes."""
     alphabet = [c for c in pre_tokenizers.ByteLevel.alphabet() if c.isascii() or c in "ĠĊ"]
-    tokenizer = trained(pre_tokenizers.ByteLevel(add_prefix_space=True), 400, 4, special=["<s>", "</s>", "<unk>"],
-                        alphabet=sorted(alphabet))
+    tokenizer = trained(pre_tokenizers.ByteLevel(add_prefix_space=True), 400, 4,
+                        special=["<s>", "</s>", "<unk>"], alphabet=sorted(alphabet))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Digits(individual_digits=True),
         pre_tokenizers.Split("-", "merged_with_next", False),
@@ -163,7 +163,8 @@ def mixed_style():
     value["model"]["vocab"] = {t: i for i, t in enumerate(kept)}
     value["model"]["merges"] = [pair for pair in value["model"]["merges"] if "".join(pair) not in gone]
     for token in value["added_tokens"]:
-        token["id"] = value["model"]["vocab"].get(token["content"], len(kept) + added.index(token["content"]) - 3)
+        content = token["content"]  # the first three are in the vocabulary
+        token["id"] = value["model"]["vocab"].get(content, len(kept) + added.index(content) - 3)
     value["model"]["unk_token"] = "<unk>"
     value["model"]["fuse_unk"] = True
     value["decoder"] = {"type": "Sequence", "decoders": [value["decoder"], {"type": "Fuse"}]}
@@ -172,10 +173,14 @@ def mixed_style():
 
 STYLES = {"gpt2": gpt2_style, "llama3": llama3_style, "qwen2": qwen2_style, "mixed": mixed_style}
 
-SPACES = [" ", "  ", "   ", "\t", "\n", "\r", "\r\n", "\n\n", " \n", "\n ", "\u00a0", "\u0085", "\u1680", "\u2003",
-          "\u2028", "\u2029", "\u202f", "\u205f", "\u3000", "\u180e", "\u200b", "\ufeff", "\x0b", "\x0c", "\x1c"]
-ADDED = ["<|endoftext|>", "<|begin_of_text|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>", "<|im", "<L>", "<R>", "<LR>",
-         "<W>", "<LW>", "word", "Ångström", "A\u030angstro\u0308m", "Caf\u00e9", "Cafe\u0301", "\u00e9", "e\u0301", "    ",
+SPACES = [" ", "  ", "   ", "\t", "\n", "\r", "\r\n", "\n\n", " \n", "\n ", "\u00a0", "\u0085", "\u1680",
+          "\u2003",
+          "\u2028", "\u2029", "\u202f", "\u205f", "\u3000", "\u180e", "\u200b", "\ufeff", "\x0b", "\x0c",
+          "\x1c"]
+ADDED = ["<|endoftext|>", "<|begin_of_text|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>", "<|im", "<L>",
+         "<R>", "<LR>",
+         "<W>", "<LW>", "word", "Ångström", "A\u030angstro\u0308m", "Caf\u00e9", "Cafe\u0301", "\u00e9",
+         "e\u0301", "    ",
          "日本語", "<tool_call>", "<s>", "<mask>"]
 
 
@@ -183,48 +188,66 @@ def texts():
     rng = random.Random(5)
     out = ["", " ", "a", *SENTENCES]
     # Contractions in both cases and with what folds to their letters.
-    for ending in ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'T", "'RE", "'Ve", "'M", "'lL", "'D", "'\u017f",
+    for ending in ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'T", "'RE", "'Ve", "'M", "'lL", "'D",
+                   "'\u017f",
                    "\u2019s", "'x", "''s", "'s's", " 's"]:
         out.append(f"he{ending} it{ending}ay")
     # Digits, in runs and in other numeral systems.
     out += ["".join(rng.choice("0123456789") for _ in range(n)) for n in range(1, 21)]
     out += ["x" + "7" * n + "y" for n in (1, 2, 3, 4, 7)]
-    out += ["٠١٢٣٤٥٦٧٨٩", "०१२३४५६७८९", "๐๑๒๓๔๕", "１２３４５６", "ⅠⅡⅢⅣ ½⅓¼ ²³¹ ①②③", "一二三四五 𝟘𝟙𝟚𝟛", "1,234.56 -7 +8 1e-10 0x1F"]
+    out += ["٠١٢٣٤٥٦٧٨٩", "०१२३४५६७८९", "๐๑๒๓๔๕", "１２３４５６", "ⅠⅡⅢⅣ ½⅓¼ ²³¹ ①②③", "一二三四五 𝟘𝟙𝟚𝟛",
+            "1,234.56 -7 +8 1e-10 0x1F"]
     # Combining marks: composed, decomposed, in wrong order, doubled, alone.
-    out += ["é e\u0301 è e\u0300", "A\u030a \u212b Å", "o\u0323\u0302 o\u0302\u0323 ộ", "q\u0323\u0307 q\u0307\u0323",
-            "\u0301", "\u0301a", "a" + "\u0301" * 20, "\u1e9b\u0323", "\u0344", "\ufb01 \u2126 \u212a", "が か\u3099 ガ ｶﾞ",
-            "각 \u1100\u1161\u11a8 가\u11a8 \u1100\u1161", "\u0915\u093c \u0958", "\u09c7\u09be \u09cb", "\uf900 \u2f800",
-            "\U00011099\U000110ba", "a\u0345\u08d3b", "i\u0307\u0301 \u0130", "Tiếng Việt Tie\u0302\u0301ng Vie\u0323\u0302t"]
+    out += ["é e\u0301 è e\u0300", "A\u030a \u212b Å", "o\u0323\u0302 o\u0302\u0323 ộ",
+            "q\u0323\u0307 q\u0307\u0323",
+            "\u0301", "\u0301a", "a" + "\u0301" * 20, "\u1e9b\u0323", "\u0344", "\ufb01 \u2126 \u212a",
+            "が か\u3099 ガ ｶﾞ",
+            "각 \u1100\u1161\u11a8 가\u11a8 \u1100\u1161", "\u0915\u093c \u0958", "\u09c7\u09be \u09cb",
+            "\uf900 \u2f800",
+            "\U00011099\U000110ba", "a\u0345\u08d3b", "i\u0307\u0301 \u0130",
+            "Tiếng Việt Tie\u0302\u0301ng Vie\u0323\u0302t"]
     # White space.
     for space in SPACES:
         out += [f"a{space}b", f"{space}x{space}"]
     out += ["".join(rng.choice(SPACES) for _ in range(rng.randint(2, 9))) + rng.choice(["", "x", "1", "."])
             for _ in range(30)]
     out += [" " * n + "x" for n in (1, 2, 3, 4, 5, 8, 16)] + ["x" + " " * n for n in (1, 2, 4, 7)]
-    out += ["a\n\n\nb", "a\r\n\r\nb", "a \n b", "if x:\n\treturn\n", "!\n\n", "!!\r\n?", "  \n\n  ", "\t\t\tx", "line\n" * 5]
+    out += ["a\n\n\nb", "a\r\n\r\nb", "a \n b", "if x:\n\treturn\n", "!\n\n", "!!\r\n?", "  \n\n  ",
+            "\t\t\tx", "line\n" * 5]
     # Emoji, control characters, characters of every plane, of Unicode 15 and later, of none.
     out += ["👨‍👩‍👧‍👦", "👍🏻👍🏽👍🏿", "🇩🇪🇯🇵🇺🇸", "❤️‍🔥", "☺️ ☺", "1️⃣ #️⃣", "😀" * 9, "a😀b", "\U0001fae8 \U0001fa75",
-            "\x00", "a\x00b", "\x01\x02\x03\x1b[0m", "\x7f\x80\x9f", "\ufffd", "\uffff\ufdd0", "\U0010ffff\U000e0001",
-            "\U00031350\U000323af x", "\U00011f04\U00011f50", "\ua7cb\u1c89 \U00010d40\U00010d4a", "\U0001e030a\u0897",
+            "\x00", "a\x00b", "\x01\x02\x03\x1b[0m", "\x7f\x80\x9f", "\ufffd", "\uffff\ufdd0",
+            "\U0010ffff\U000e0001",
+            "\U00031350\U000323af x", "\U00011f04\U00011f50", "\ua7cb\u1c89 \U00010d40\U00010d4a",
+            "\U0001e030a\u0897",
             "ꙮ ꜳ ﷽ ﷺ", "𝔘𝔫𝔦 𝕏 𝒳", "ﬀ ﬁ ﬃ ﬆ", "ı İ ſ K Å", "ǅ ǈ ª º", "\u200d\u200c\u2060"]
     # Added tokens alone, glued to words, in spaces, in each other.
     for token in ADDED:
-        out += [token, f"x{token}y", f"  {token}  ", f"{token}{token}", f"\n{token}\t.", f"_{token}é{token} {token}-"]
+        out += [token, f"x{token}y", f"  {token}  ", f"{token}{token}", f"\n{token}\t.",
+                f"_{token}é{token} {token}-"]
     out += ["".join(rng.choice(ADDED + SPACES + ["x", "1", "É", "."]) for _ in range(rng.randint(2, 10)))
             for _ in range(40)]
-    out += ["<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n", "<|im_sta", "<|im_startt|>", "<<|im|>>",
-            "\u3000\u3000", "x \u3000 \u3000 y", "<R> \u3000z", "\u3000<L>\u3000\u3000<LR>\u3000", "<R>    <L>",
-            "words word sword wordé word_ word-word", "x<W>y <W>y x<W> <W>", "aW>b W> <W>W>", "e\u0301\u0301 xe\u0301 e\u0301x é"]
+    out += ["<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n", "<|im_sta", "<|im_startt|>",
+            "<<|im|>>",
+            "\u3000\u3000", "x \u3000 \u3000 y", "<R> \u3000z", "\u3000<L>\u3000\u3000<LR>\u3000",
+            "<R>    <L>",
+            "words word sword wordé word_ word-word", "x<W>y <W>y x<W> <W>", "aW>b W> <W>W>",
+            "e\u0301\u0301 xe\u0301 e\u0301x é"]
     # Code and addresses.
-    out += ["std::vector<std::pair<int, std::string>> v{{1, \"a\"}};", "x = {'k': [1, 2.5, None]}  # note", "a+=b;c<<=2",
-            "SELECT * FROM t WHERE a >= 10 AND b != 'x';", "<div class=\"a\">&nbsp;</div>", "C:\\dir\\file.txt", "/usr/lib",
-            "ftp://user:pass@host:21/~x/?q=%20&r=é#1", "192.168.0.1:8080", "a_b__c--d...e", "camelCaseXMLHttpRequest2",
-            "#include <x.h>\n\n\n", "```py\nprint('hi')\n```", "$x^2 + \\frac{1}{2}$", "QX quiz-Zoo X-ray -- -a- ABC-DEF"]
+    out += ["std::vector<std::pair<int, std::string>> v{{1, \"a\"}};", "x = {'k': [1, 2.5, None]}  # note",
+            "a+=b;c<<=2",
+            "SELECT * FROM t WHERE a >= 10 AND b != 'x';", "<div class=\"a\">&nbsp;</div>",
+            "C:\\dir\\file.txt", "/usr/lib",
+            "ftp://user:pass@host:21/~x/?q=%20&r=é#1", "192.168.0.1:8080", "a_b__c--d...e",
+            "camelCaseXMLHttpRequest2",
+            "#include <x.h>\n\n\n", "```py\nprint('hi')\n```", "$x^2 + \\frac{1}{2}$",
+            "QX quiz-Zoo X-ray -- -a- ABC-DEF"]
     # Mixed scripts at random.
     letters = "".join(SENTENCES) + "".join(SPACES)
     out += ["".join(rng.choice(letters) for _ in range(rng.randint(1, 40))) for _ in range(60)]
     # Long ones.
-    out += [["a", 100000], ["ab", 5000], ["\u00e9", 3000], [" ", 4000], ["\n", 1000], ["7", 1000], ["x ", 2000],
+    out += [["a", 100000], ["ab", 5000], ["\u00e9", 3000], [" ", 4000], ["\n", 1000], ["7", 1000], ["x ",
+            2000],
             ["e\u0301", 2000], ["日本", 1000], ["!", 3000], ["<|im_end|>", 300], [SENTENCES[0], 20],
             [" ".join(SENTENCES), 3]]
     return out
@@ -239,7 +262,8 @@ def fnv(data, value=0xCBF29CE484222325):
 
 def short_ids(ids):
     """Long lists as [count, hash of the ids as 32-bit little-endian words]."""
-    return ids if len(ids) <= 200 else [len(ids), f"{fnv(b''.join(i.to_bytes(4, 'little') for i in ids)):016x}"]
+    data = b"".join(i.to_bytes(4, "little") for i in ids)
+    return ids if len(ids) <= 200 else [len(ids), f"{fnv(data):016x}"]
 
 
 def short_text(text):
@@ -281,8 +305,10 @@ def expected(tokenizer, inputs, seed):
 def invalid_utf8():
     rng = random.Random(6)
     good = ["", "a", "é", "日", "😀", "abcdefgh", "x" * 23 + "é"]
-    bad = ["80", "bf", "c0", "c080", "c1bf", "c2", "c241", "e0", "e080", "e08080", "e09fbf", "e182", "e18241", "eda080",
-           "edbfbf", "efbf", "f0", "f08080", "f08fbfbf", "f09f98", "f09f9841", "f4908080", "f5808080", "f8888080", "fe",
+    bad = ["80", "bf", "c0", "c080", "c1bf", "c2", "c241", "e0", "e080", "e08080", "e09fbf", "e182",
+           "e18241", "eda080",
+           "edbfbf", "efbf", "f0", "f08080", "f08fbfbf", "f09f98", "f09f9841", "f4908080", "f5808080",
+           "f8888080", "fe",
            "ff", "fffe", "e28228a1"]
     cases = [rng.choice(good).encode() + bytes.fromhex(b) + (rng.choice(good).encode() if i % 2 else b"")
              for i, b in enumerate(bad * 2)]
@@ -343,7 +369,8 @@ def nfc_hashes():
         hashes = []
         for begin in range(0, 0x110000, 0x1000):
             points = [c for c in range(begin, begin + 0x1000) if not 0xD800 <= c < 0xE000]
-            hashes.append(f"{fnv(''.join(nfc.normalize_str(template.format(chr(c))) for c in points).encode()):016x}")
+            normal = "".join(nfc.normalize_str(template.format(chr(c))) for c in points)
+            hashes.append(f"{fnv(normal.encode()):016x}")
         out.append([template, hashes])
     return out
 
@@ -353,18 +380,21 @@ def splits():
     letters = "aAbsStTdD'\u2019\u017f019 \t\n\r\u00a0\u2028\u3000.,-/é日\u0301٣Ⅷ😀ǅ"
     inputs = ["".join(rng.choice(letters) for _ in range(rng.randint(1, 24))) for _ in range(16)]
     inputs += ["don't STOP'LL 12345 x--y  \r\n\r\n z ", "aXbXXc"]
-    cases = [(GPT2, "isolated", False), (LLAMA3, "isolated", False), (QWEN2, "removed", True), (O200K, "isolated", False)]
+    cases = [(GPT2, "isolated", False), (LLAMA3, "isolated", False), (QWEN2, "removed", True),
+             (O200K, "isolated", False)]
     for behavior in ["removed", "isolated", "merged_with_previous", "merged_with_next", "contiguous"]:
         for invert in [False, True]:
             cases += [(r"\s|\p{Lu}", behavior, invert), (r"a*", behavior, invert)]
     cases += [(p, "isolated", False) for p in [
-        r"(?<=a)b|\d{2,}|(?<!x)y", r"^\s*|[dt]$", r"[^\S\n]+|\P{L}", r"a{,2}b{|\x41|\u00e9|\x{1F600}|\v", r".{2}",
+        r"(?<=a)b|\d{2,}|(?<!x)y", r"^\s*|[dt]$", r"[^\S\n]+|\P{L}", r"a{,2}b{|\x41|\u00e9|\x{1F600}|\v",
+        r".{2}",
         r"(?i:'(?:ll|t)|k)|(?>a|ab)", r"[\p{P}\p{S}]+|\p{M}|\D", r"\p{^L}++"]]
     out = []
     for pattern, behavior, invert in cases:
         split = pre_tokenizers.Split(Regex(pattern), behavior, invert)
         name = "".join(part.capitalize() for part in behavior.split("_"))
-        out.append([pattern, name, invert, [[piece for piece, _ in split.pre_tokenize_str(text)] for text in inputs]])
+        pieces = [[piece for piece, _ in split.pre_tokenize_str(text)] for text in inputs]
+        out.append([pattern, name, invert, pieces])
     return {"texts": inputs, "cases": out}
 
 
@@ -387,7 +417,8 @@ def main():
         write(f"{name}.expected.json", expected(tokenizer, inputs, seed))
     write("invalid_utf8.json", invalid_utf8())
     write("unicode.json", {
-        "classes": [[p, by_pattern(p)] for p in [r"\p{L}", r"\p{N}", r"\p{M}", r"\p{Lu}", r"\p{P}", r"\p{S}", r"\s", r"\d"]],
+        "classes": [[p, by_pattern(p)] for p in
+                    [r"\p{L}", r"\p{N}", r"\p{M}", r"\p{Lu}", r"\p{P}", r"\p{S}", r"\s", r"\d"]],
         "word": by_single_word(),
         "nfc": nfc_hashes(),
     })

@@ -77,7 +77,7 @@ TEST_P(EveryStreamMode, GreedyOutputIsTheTargetsForEveryDrafterRuleGammaAndBatch
                                       .page_size = 1 + gamma,
                                       .prefill_chunk = 8,
                                       .streams = GetParam(),
-                                      .n_threads = 2,
+                                      .n_threads = 1 + gamma % 2,
                                       .adversary_seed = static_cast<uint64_t>(gamma)};
           auto engine = MakeEngine(options, PairWith(drafter), MakePolicy(policy, has_law));
           const std::vector<RequestResult> results = RunAll(*engine, requests);

@@ -83,7 +83,7 @@ TEST_P(Equivalence, SpeculationIsPlainDecoding) {
                                           .page_size = 3 + gamma,
                                           .prefill_chunk = 16,
                                           .streams = streams,
-                                          .n_threads = 2,
+                                          .n_threads = 1 + gamma % 2,
                                           .adversary_seed = static_cast<uint64_t>(gamma * 10 + n_slots)};
               auto engine = MakeEngine(options, pair, MakePolicy(policy, drafter != "ngram"));
               const std::vector<RequestResult> results = RunAll(*engine, requests);

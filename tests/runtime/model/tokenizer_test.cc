@@ -211,7 +211,7 @@ TEST(Unicode, ClassesOfEveryCodePoint) {
   for (const Json& row : golden["classes"]) {
     const auto pattern = Pattern::Compile(row[0].get<std::string>());
     ASSERT_TRUE(pattern.ok()) << pattern.status();
-    std::vector<Span> matches;
+    std::vector<ByteSpan> matches;
     EXPECT_EQ(Ranges([&](char32_t c) {
                 std::string text;
                 AppendUtf8(c, text);
@@ -231,7 +231,7 @@ TEST(Unicode, WordCharactersOfEveryCodePoint) {
   auto added = AddedTokens::New();
   ASSERT_TRUE(added.ok());
   added->Add("<W>", {.id = 0, .single_word = true, .lstrip = false, .rstrip = false});
-  std::vector<Segment> before, after;
+  std::vector<TextSegment> before, after;
   EXPECT_EQ(Ranges([&](char32_t c) {
               std::string character;
               AppendUtf8(c, character);
