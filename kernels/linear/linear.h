@@ -1,11 +1,14 @@
-// linear: out_s[dst(m)] (+)= W_s in'[src(m)] + b_s for up to three weight segments that share one input, where
+// linear: out_s[dst(m)] (+)= W_s in'[src(m)] + b_s for up to three weight segments that share one input,
+// where
 //
-//   in' = in                        or  in * rsqrt(mean(in^2) + eps) * norm      (RMS norm, fp32, if `norm` is given)
-//   in' = in' rounded to bf16 (nearest, ties to even)                            if `round_bf16`
+//   in' = in                        or  in * rsqrt(mean(in^2) + eps) * norm      (RMS norm, fp32, if `norm`
+//   is given) in' = in' rounded to bf16 (nearest, ties to even)                            if `round_bf16`
 //
-// Weights keep the checkpoint's dtype and are widened to fp32 exactly; products and sums are fp32. The reduction order
-// of an output element depends on in_dim alone, never on the number of rows, on their neighbours or on the worker:
-// a row has the same bits in a forward of 1 row and of 64. (The RMS norm's sum likewise.)
+// Weights keep the checkpoint's dtype and are widened to fp32 exactly; products and sums are fp32 (with
+// `round_bf16`, bf16 weights and a processor that can, two products are added before they join the sum:
+// linear_bf16.h). The reduction order of an output element depends on in_dim alone, never on the number of
+// rows, on their neighbours or on the worker: a row has the same bits in a forward of 1 row and of 64. (The
+// RMS norm's sum likewise.)
 #ifndef TANDEM_KERNELS_LINEAR_LINEAR_H_
 #define TANDEM_KERNELS_LINEAR_LINEAR_H_
 
@@ -18,30 +21,30 @@
 namespace tandem {
 
 struct LinearSegment {
-  View weight;           // [out_dim, in_dim]; out_dim is weight.n_rows
-  View bias;             // [1, out_dim], optional
-  float* out;            // [.., out_stride]
+  View weight;  // [out_dim, in_dim]; out_dim is weight.n_rows
+  View bias;    // [1, out_dim], optional
+  float* out;   // [.., out_stride]
   int64_t out_stride;
-  bool accumulate;       // add to what `out` holds (a residual)
+  bool accumulate;  // add to what `out` holds (a residual)
 };
 
 inline constexpr int kMaxSegments = 3;
 
 struct LinearArgs {
   static constexpr Op kOp = Op::kLinear;
-  const float* in;            // [.., in_stride]
+  const float* in;  // [.., in_stride]
   int64_t in_stride;
   int32_t in_dim;
-  View norm;                  // [1, in_dim], optional
+  View norm;  // [1, in_dim], optional
   float norm_eps;
   bool round_bf16;
-  const int32_t* n_rows;      // one value, at most max_rows
+  const int32_t* n_rows;  // one value, at most max_rows
   int32_t max_rows;
-  const int32_t* src;         // [n_rows] rows of `in`; null: 0, 1, 2, ...
-  const int32_t* dst;         // [n_rows] rows of `out`; null: 0, 1, 2, ...
+  const int32_t* src;  // [n_rows] rows of `in`; null: 0, 1, 2, ...
+  const int32_t* dst;  // [n_rows] rows of `out`; null: 0, 1, 2, ...
   int32_t n_segments;
   LinearSegment segment[kMaxSegments];
-  float* scratch;             // [n_workers, LinearScratch(max_rows, in_dim)] fp32, not shared between steps that overlap
+  float* scratch;  // [n_workers, LinearScratch(max_rows, in_dim)] fp32, not shared between steps that overlap
 };
 
 // fp32 values that one worker needs for its copy of the prepared input.

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/linear/linear.h"
+#include "kernels/linear/linear_bf16.h"
 #include "runtime/core/check.h"
 
 #define HWY_DISABLED_TARGETS HWY_SSSE3
@@ -157,7 +158,10 @@ int64_t LinearScratch(int32_t max_rows, int32_t in_dim) {
   return max_rows * ((in_dim + kLargestGroup - 1) / kLargestGroup * kLargestGroup);
 }
 
-void LinearCpu(const LinearArgs& args, Worker worker) { HWY_DYNAMIC_DISPATCH(Linear)(args, worker); }
+void LinearCpu(const LinearArgs& args, Worker worker) {
+  if (HasLinearBf16(args)) return LinearBf16(args, worker);
+  HWY_DYNAMIC_DISPATCH(Linear)(args, worker);
+}
 
 }  // namespace tandem
 #endif  // HWY_ONCE
