@@ -152,7 +152,7 @@ std::string FormatMs(double ms) {
 }
 
 std::string FormatPercent(double fraction) {
-  return std::isnan(fraction) ? "  -  " : absl::StrFormat("%.1f %%", 100 * fraction);
+  return std::isnan(fraction) ? "-" : absl::StrFormat("%.1f %%", 100 * fraction);
 }
 
 std::string ReportLine(const std::string& label, const std::string& text, bool colour) {
@@ -185,8 +185,8 @@ std::string AcceptanceLines(const Measured& measured, bool colour) {
       absl::StrCat(FormatNumber(NumberOf("mean_acceptance_length", measured)), " tokens per target call; ",
                    FormatPercent(NumberOf("draft_acceptance_rate", measured)), " of ",
                    FormatCount(counts.num_draft_tokens), " draft tokens kept");
-  const auto conditional =
-      std::get<std::vector<double>>(ValueOf("conditional_acceptance_by_position", measured));
+  auto conditional = std::get<std::vector<double>>(ValueOf("conditional_acceptance_by_position", measured));
+  while (!conditional.empty() && std::isnan(conditional.back())) conditional.pop_back();  // never reached
   std::vector<double> kept;
   for (const int64_t n : counts.acceptance_histogram)
     kept.push_back(static_cast<double>(n) / counts.num_drafts);

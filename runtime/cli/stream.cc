@@ -43,13 +43,14 @@ void TokenColours::Push(int32_t token, Origin origin) {
 std::string TokenColours::Take(std::string_view text) {
   std::string out;
   while (!text.empty()) {
-    size_t n_bytes = text.size();
-    if (!pieces_.empty()) {
-      Piece& piece = pieces_.front();
-      last_ = piece.origin;
-      n_bytes = std::min(n_bytes, piece.n_bytes);
-      piece.n_bytes -= n_bytes;
-      if (piece.n_bytes == 0) pieces_.pop_front();
+    // The bytes of neighbours that come from the same kind of token share one colour.
+    size_t n_bytes = pieces_.empty() ? text.size() : 0;
+    if (!pieces_.empty()) last_ = pieces_.front().origin;
+    while (!pieces_.empty() && pieces_.front().origin == last_ && n_bytes < text.size()) {
+      const size_t n_taken = std::min(pieces_.front().n_bytes, text.size() - n_bytes);
+      n_bytes += n_taken;
+      pieces_.front().n_bytes -= n_taken;
+      if (pieces_.front().n_bytes == 0) pieces_.pop_front();
     }
     if (n_bytes > 0) out += Painted(Printable(text.substr(0, n_bytes)), last_);
     text.remove_prefix(n_bytes);

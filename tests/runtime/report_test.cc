@@ -180,6 +180,7 @@ TEST(Format, Numbers) {
   EXPECT_EQ(FormatParameters(25'200'000), "25.2 M");
   EXPECT_EQ(FormatMs(1234), "1.23 s");
   EXPECT_EQ(FormatPercent(0.7834), "78.3 %");
+  EXPECT_EQ(FormatPercent(std::nan("")), "-");
 }
 
 ReportHeader Header() {
