@@ -199,6 +199,12 @@ absl::StatusOr<std::vector<Request>> MakeRequests(const Config& config, const Pa
       return absl::InvalidArgumentError(absl::StrCat(prompt.where.Text(), ": prompt ", prompt.id,
                                                      ": expected at least one token, got none"));
     }
+    for (const int32_t id : request.prompt) {
+      if (id < pair.spec.n_vocab) continue;
+      return absl::InvalidArgumentError(absl::StrCat(prompt.where.Text(), ": prompt ", prompt.id,
+                                                     ": token id ", id, " in the prompt; expected 0 to ",
+                                                     pair.spec.n_vocab - 1));
+    }
     const SamplingConfig& sampling = config.sampling;
     request.sampling = {static_cast<float>(sampling.temperature), sampling.top_k,
                         static_cast<float>(sampling.top_p), static_cast<float>(sampling.min_p)};

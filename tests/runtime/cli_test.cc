@@ -542,7 +542,7 @@ TEST_F(Cli, ErrorsOfConfigurationsAndPrompts) {
        "cache.max_context\n"},
       {{"run", config_, "--set", "prompts=[[1, 5000]]"},
        kExitConfig,
-       "token id 5000 in the prompt; expected 0 to "},
+       "prompts=[[1, 5000]]: prompt 1: token id 5000 in the prompt; expected 0 to 306\n"},
       {{"run", config_, "--set", "cache.tokens=32"}, kExitDevice, "32 fit"},
       {{"run", config_, "--set", "target.device=cuda"},
        kExitDevice,
