@@ -167,12 +167,12 @@ absl::Status Engine::FaultError(int32_t slot, const SlotRecord& record) const {
     case Fault::kTargetLaw:
       return absl::FailedPreconditionError(absl::StrCat(
           pair_.target.name, ": ", where, "the target's logits are not finite; expected numbers. ",
-          "`tandem info ", pair_.target.name, "` names the first tensor with a NaN or an infinity"));
+          "`tandem info ", pair_.target.name, " --check-weights` names the first tensor with a NaN or an infinity"));
     case Fault::kDraftLaw: {
       const std::string name = pair_.draft ? pair_.draft->name : "the draft";
       return absl::FailedPreconditionError(absl::StrCat(
           name, ": ", where, "the draft's logits are not finite; expected numbers. `tandem info ", name,
-          "` names the first tensor with a NaN or an infinity"));
+          " --check-weights` names the first tensor with a NaN or an infinity"));
     }
     case Fault::kProposal:
       return absl::FailedPreconditionError(

@@ -266,7 +266,8 @@ absl::StatusOr<LawCheckResult> CheckLaw(const LawCheck& check) {
 
   LawCheckResult result{.n_runs = sweep.n_runs()};
   for (size_t i = 0; i < law.size(); ++i) {
-    result.largest_difference = std::max(result.largest_difference, std::abs(law[i] - claimed[i]));
+    const double difference = std::abs(law[i] - claimed[i]);
+    if (!(difference <= result.largest_difference)) result.largest_difference = difference;
     result.tv_to_target += std::max(0.0, law[i] - target_law[i]);
     result.total += law[i];
   }
@@ -297,13 +298,16 @@ absl::Status CheckRule(const std::string& rule, const std::map<std::string, doub
         check.sampling = {};
         check.n_tokens = size.n_greedy_tokens;
         LawCheckResult greedy;
+        double tv_to_target = 0;
         for (check.salt = 1; check.salt <= kGreedyModels; ++check.salt) {
           TANDEM_ASSIGN_OR_RETURN(const LawCheckResult one, CheckLaw(check));
-          greedy.largest_difference = std::max(greedy.largest_difference, one.largest_difference);
-          greedy.tv_to_target = std::max(greedy.tv_to_target, one.tv_to_target);
-          greedy.total = std::max(greedy.total, one.total);
-          greedy.n_runs += one.n_runs;
+          const int64_t n_runs = greedy.n_runs + one.n_runs;
+          // Not <=, so that a NaN counts as the worst.
+          if (!(one.largest_difference <= greedy.largest_difference)) greedy = one;
+          greedy.n_runs = n_runs;
+          tv_to_target = std::max(tv_to_target, one.tv_to_target);
         }
+        greedy.tv_to_target = tv_to_target;
         line({check, greedy});
       }
     }
