@@ -1,17 +1,14 @@
 // judge: how many proposed tokens of every slot stay, and the token that the target side adds after them.
 //
-//   token-wise   positions in order until the first token that does not stay; nothing behind it is looked at.
-//   x stays iff
-//                u q(x) < pi(x), strictly; else the next token is drawn from max(0, pi - q), or the rule's
+//   token-wise   positions in order until the first token that does not stay; nothing behind it is looked at. x stays
+//                iff u q(x) < pi(x), strictly; else the next token is drawn from max(0, pi - q), or the rule's
 //                fallback.
-//   block        (Sun et al., arXiv 2403.10444, with pi in place of p) P_0 = 1, P_i = min(1, P_{i-1}
-//   pi_i(x_i) / q_i(x_i));
-//                coin i < n shows heads with probability s_i / (s_i + 1 - P_i), s_i = sum of max(0, P_i
-//                pi_{i+1} - q_{i+1}), coin n with P_n; the last of the heads tells how many stay; the next
-//                token is drawn from max(0, P_i pi_{i+1} - q_{i+1}). Kind A only.
-//   all stay     the next token is drawn from p; with bonus pi the judge draws a token from q and judges it
-//   as one more
-//                proposal, so it is pi's, whatever the rule's kind.
+//   block        (Sun et al., arXiv 2403.10444, with pi in place of p; kind A only)
+//                P_0 = 1, P_i = min(1, P_{i-1} pi_i(x_i) / q_i(x_i)), s_i = sum of max(0, P_i pi_{i+1} - q_{i+1});
+//                coin i < n shows heads with probability s_i / (s_i + 1 - P_i), coin n with P_n; the last of the
+//                heads tells how many stay; the next token is drawn from max(0, P_i pi_{i+1} - q_{i+1}).
+//   all stay     the next token is drawn from p; with bonus pi the judge draws a token from q and judges it as one
+//                more proposal, so it is pi's, whatever the rule's kind.
 //
 // If nothing has weight to replace x (pi = q up to rounding), x stays.
 //

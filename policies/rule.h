@@ -11,26 +11,23 @@
 //   B, a test       float accept(const Row&[, d])                    probability that x stays
 //                   float fallback(const Token&, const Row&[, d])    the law that replaces x, up to a factor
 //   C, a block rule void chances(const Row* rows, int n, float*)     of n independent coins, one a position
-//                   int keep(const Row* rows, int n, const bool*)    tokens that stay, from what the coins
-//                   showed float fallback(const Token&, const Row&)         the law of the token after them
+//                   int keep(const Row* rows, int n, const bool*)    tokens that stay, from what the coins showed
+//                   float fallback(const Token&, const Row&)         the law of the token after them
 //
 // A says what law comes out, exactly: x stays with probability min(1, pi(x) / q(x)), else a token is drawn
 // from max(0, pi - q). pi must not look at x. For B it is q(v) a(v) + sum over x of q(x) (1 - a(x)) f_x(v).
 //
 // Also, where it applies:
 //
-//   Derived solve(const Row&, const Sum& sum)   what must be computed from the whole vocabulary first. sum(f)
-//   adds up
-//                                               f(float q, float p) or f(const Token&) over it, in double, in
-//                                               a fixed order; if f returns Terms<N>, Sums<N>.
-//                                               sum.KthLargestP1(k) is what it says.
-//   bool defers(const Row&)                     reported: the rule hands this position to the target. Without
-//   it a
+//   Derived solve(const Row&, const Sum& sum)   what must be computed from the whole vocabulary first. sum(f) adds
+//                                               up f(float q, float p) or f(const Token&) over it, in double, in a
+//                                               fixed order; if f returns Terms<N>, Sums<N>. sum.KthLargestP1(k) is
+//                                               what it says.
+//   bool defers(const Row&)                     reported: the rule hands this position to the target. Without it a
 //                                               token-wise rule defers where x is not kept, others where x is
 //                                               replaced
 //   float chance(const Row&)                    min(1, pi(x) / q(x)) if it can be told without solve(), which
-//   spares
-//                                               the passes; else NaN
+//                                               spares the passes; else NaN
 //   float draft_stop()                          drafting should stop after a token whose q is under this
 #ifndef TANDEM_POLICIES_RULE_H_
 #define TANDEM_POLICIES_RULE_H_

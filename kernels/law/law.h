@@ -2,8 +2,8 @@
 // parameters; and the passes over a law's vocabulary that samplers and judges share.
 //
 //   top-k   cutoff = the k-th largest logit
-//   top-p   cutoff = the largest logit t with mass{v : logit(v) >= t} >= top_p, masses after top-k and
-//   renormalised min-p   cutoff = max + log(min_p) / inv_t, i.e. p(v) >= min_p * max p
+//   top-p   cutoff = the largest logit t with mass{v : logit(v) >= t} >= top_p; masses after top-k, renormalised
+//   min-p   cutoff = max + log(min_p) / inv_t, i.e. p(v) >= min_p * max p
 //
 // The highest of the three counts; tokens at the cutoff stay.
 //

@@ -1,8 +1,7 @@
-// linear: out_s[dst(m)] (+)= W_s in'[src(m)] + b_s for up to three weight segments that share one input,
-// where
+// linear: out_s[dst(m)] (+)= W_s in'[src(m)] + b_s for up to three weight segments that share one input, where
 //
-//   in' = in                        or  in * rsqrt(mean(in^2) + eps) * norm      (RMS norm, fp32, if `norm`
-//   is given) in' = in' rounded to bf16 (nearest, ties to even)                            if `round_bf16`
+//   in' = in   or   in * rsqrt(mean(in^2) + eps) * norm      (RMS norm, fp32, if `norm` is given)
+//   in' = in' rounded to bf16 (nearest, ties to even)        if `round_bf16`
 //
 // Weights keep the checkpoint's dtype and are widened to fp32 exactly; products and sums are fp32 (with
 // `round_bf16`, bf16 weights and a processor that can, two products are added before they join the sum:

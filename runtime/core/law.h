@@ -1,9 +1,9 @@
 // A law: a next-token distribution in memory as a raw fp32 row of logits and a small record. Probabilities
 // are computed on the fly; no array of them is kept between steps.
 //
-//   p(v)  = exp((logit(v) - max) * inv_t - lse)   if logit(v) >= cutoff, else 0   (the sampling law)
-//   p1(v) = exp(logit(v) - max - lse1)                                            (temperature 1, nothing cut
-//   off) T = 0: p is one-hot at argmax (lowest id among equals); inv_t is 0 then.
+//   p(v)  = exp((logit(v) - max) * inv_t - lse)   if logit(v) >= cutoff, else 0: the sampling law
+//   p1(v) = exp(logit(v) - max - lse1)            temperature 1, nothing cut off
+//   T = 0: p is one-hot at argmax (lowest id among equals); inv_t is 0 then
 //
 // Exponents are taken from the largest logit, where the fp32 difference is exact or nearly so: relative to 0
 // a logit of 40 at T = 0.1 would cost p five digits.
