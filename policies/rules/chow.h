@@ -9,7 +9,7 @@ struct Chow {
   static constexpr RuleInfo kInfo{
       .name = "chow",
       .needs = Needs::kDraftLaw,
-      .params = {{"alpha", 0, 1, 0.5f, "0: defer always, 1: never", {0.3f, 0.5f, 0.7f}}},
+      .params = {{"alpha", 0, 1, 0.5f, "0: defer always, 1: never", {0.2f, 0.35f, 0.45f}}},
       .about = "the draft's law where its likeliest token has at least 1 - alpha",
       .tests = "q1",
       .at_zero = "keep x iff max q1 >= 1 - alpha, or x = argmax p",

@@ -9,7 +9,7 @@ struct TokenV2 {
   static constexpr RuleInfo kInfo{
       .name = "token_v2",
       .needs = Needs::kTokenP1,
-      .params = {{"alpha", -1, 1, 0.1f, "higher: defer less", {-0.1f, 0.2f, 0.4f}}},
+      .params = {{"alpha", -1, 1, 0.1f, "higher: defer less", {0.05f, 0.2f, 0.4f}}},
       .about = "the draft may emit tokens that the target rates at most alpha under its likeliest",
       .tests = "p1",
       .at_zero = "keep x iff p1(x) >= max p1 - alpha, or x = argmax p",

@@ -69,7 +69,6 @@ class RoundLaw {
     }
     return std::max(worst, std::abs(total - 1));
   }
-  double expected_kept() const { return expected_kept_; }
 
  private:
   void Open(const Tokens3& prefix, int32_t i) { round_.Set(i, pair_.q(prefix), pair_.p(prefix)); }
@@ -100,7 +99,6 @@ class RoundLaw {
                             Tokens3 emitted(proposed.begin(), proposed.begin() + n_keep);
                             emitted.push_back(round_.verdicts.next[0]);
                             outcomes_.push_back({emitted, weight * measure});
-                            expected_kept_ += weight * measure * n_keep;
                           });
     // Continuing changes the rows, so it comes after the round.
     for (const auto& [tokens, measure] : outcomes_) Continue(tokens, measure, &got_);
@@ -128,7 +126,6 @@ class RoundLaw {
   int32_t length_;
   JointLaw got_, claimed_;
   std::vector<std::pair<Tokens3, double>> outcomes_;
-  double expected_kept_ = 0;
 };
 
 TEST(Judge, SamplesTheClaimedLaw) {
@@ -147,6 +144,26 @@ TEST(Judge, SamplesTheClaimedLaw) {
         }
       }
     }
+  }
+}
+
+// The example of arXiv 2403.10444, section 2: q = (2/3, 1/3), p = (1/3, 2/3) at both of two positions.
+TEST(Judge, BlockVerificationKeepsMore) {
+  for (const auto& [verification, want] :
+       {std::pair(Verification::kToken, 10.0 / 9), std::pair(Verification::kBlock, 11.0 / 9)}) {
+    const auto policy = *Policy::Create({"lossless", {}, verification}, true);
+    OneSlot slot(*policy, 2, 2, {1}, true);
+    const Logits q = LogitsOf({2. / 3, 1. / 3}), p = LogitsOf({1. / 3, 2. / 3});
+    for (int32_t i = 0; i <= 2; ++i) slot.Set(i, q, p);
+    double kept = 0;
+    for (int32_t x : {0, 1, 2, 3}) {
+      slot.tokens[0] = x / 2;
+      slot.tokens[1] = x % 2;
+      const double weight = (x / 2 == 0 ? 2. / 3 : 1. / 3) * (x % 2 == 0 ? 2. / 3 : 1. / 3);
+      slot.enumerator.Run([&] { slot.Judge(); },
+                          [&](double measure) { kept += weight * measure * slot.verdicts.n_keep[0]; });
+    }
+    EXPECT_NEAR(kept, want, kLawTolerance) << Name(verification);
   }
 }
 
