@@ -16,8 +16,11 @@ constexpr bool IsNameOf(std::string_view type, std::string_view name) {
   return at == name.size();
 }
 
-#define TANDEM_RULE(Type)                                 \
-  static_assert(IsNameOf(#Type, rules::Type::kInfo.name), \
+#define TANDEM_RULE(Type)                                                                                  \
+  static_assert(Rule<rules::Type>,                                                                         \
+                "a rule has kInfo, only float members, and one of law, keeps, accept (with fallback) and " \
+                "chances (with keep and fallback), with the arguments that policies/rule.h states");       \
+  static_assert(IsNameOf(#Type, rules::Type::kInfo.name),                                                  \
                 "a rule's name is that of its file, and in CamelCase that of its struct");
 #include "rule_types.inc"
 #undef TANDEM_RULE

@@ -83,7 +83,7 @@ inline Probs Clamped(const Probs& q, const Probs& p, double alpha, double beta) 
 // The beta at which Clamped is a law, by bisection over 1 / beta.
 inline double Beta(const Probs& q, const Probs& p, double alpha) {
   double low = 0, high = 1;
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 100; ++i) {
     const double middle = (low + high) / 2;
     const Probs pi = Clamped(q, p, alpha, 1 / middle);
     (std::accumulate(pi.begin(), pi.end(), 0.0) > 1 ? high : low) = middle;
@@ -99,7 +99,7 @@ struct Mentored {
 inline Mentored MentoredLaw(const Probs& q, const Probs& p, double budget) {
   if (Kl(p, q) <= budget) return {q};
   double low = 0, high = 16;
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 60; ++i) {
     const double middle = (low + high) / 2, alpha = std::exp(-middle);
     (Kl(p, Clamped(q, p, alpha, Beta(q, p, alpha))) > budget ? high : low) = middle;
   }
