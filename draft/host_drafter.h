@@ -31,7 +31,8 @@ void HostDraft(const HostDraftArgs& args);
 
 class HostDrafter : public Drafter {
  public:
-  HostDrafter(HostDraftFunction function, int32_t n_vocab) : function_(std::move(function)), n_vocab_(n_vocab) {}
+  HostDrafter(HostDraftFunction function, int32_t n_vocab)
+      : function_(std::move(function)), n_vocab_(n_vocab) {}
 
   Proposal propose(Program& round, const Batch& batch) override;
 

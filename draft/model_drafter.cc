@@ -18,7 +18,8 @@ Proposal ModelDrafter::propose(Program& round, const Batch& batch) {
   for (int32_t index = 0; index < n_steps; ++index) {
     const RowPlan rows = runner_.Extend(
         round, batch,
-        {.kind = PlanKind::kDraft, .index = index, .bonus_law = bonus_law_, .proposal = proposal}, proposal.law);
+        {.kind = PlanKind::kDraft, .index = index, .bonus_law = bonus_law_, .proposal = proposal},
+        proposal.law);
     if (index == batch.gamma) break;
     round.At(Lane::kDraft, Phase::kRule);
     round.Add(SampleArgs{.index = index,

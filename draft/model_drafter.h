@@ -13,7 +13,8 @@ class ModelDrafter : public Drafter {
  public:
   // `n_vocab`: token ids the pair shares; q is 0 from there on. `bonus_law`: also find q after the last proposed token,
   // one more forward a round.
-  ModelDrafter(std::shared_ptr<const Model> model, const RunnerOptions& options, int32_t n_vocab, bool bonus_law);
+  ModelDrafter(std::shared_ptr<const Model> model, const RunnerOptions& options, int32_t n_vocab,
+               bool bonus_law);
 
   Proposal propose(Program& round, const Batch& batch) override;
   void Prefill(Program& program, const Batch& batch, int32_t chunk) override;

@@ -164,7 +164,8 @@ ImpliedSplit Implied(const R& rule, const PositionLaws& laws) {
       }
       if (total == 0) accept = 1;  // nothing to replace x with: it stays
       split.stays[x] += laws.q[x] * accept;
-      for (int32_t v = 0; v < n && accept < 1; ++v) split.replaced[v] += laws.q[x] * (1 - accept) * fallback[v] / total;
+      for (int32_t v = 0; v < n && accept < 1; ++v)
+        split.replaced[v] += laws.q[x] * (1 - accept) * fallback[v] / total;
     }
     return split;
   }

@@ -72,7 +72,8 @@ void Engine::AdmitWaiting() {
               .sampling = request.sampling,
               .n_stop_ids = static_cast<int32_t>(request.stop_ids.size())};
     // Named by what it is asked, not by when it came: the same request gives the same tokens in any company.
-    for (int32_t token : request.prompt) staged.sequence = HashMix(staged.sequence, static_cast<uint64_t>(token));
+    for (int32_t token : request.prompt)
+      staged.sequence = HashMix(staged.sequence, static_cast<uint64_t>(token));
     std::copy(request.stop_ids.begin(), request.stop_ids.end(), staged.stop_ids);
     Enqueue(admit_[*slot]);
     EnqueuePrefill(n_prompt);
@@ -101,7 +102,8 @@ void Engine::QueueRounds() {
 absl::Status Engine::ReadRound(EngineListener* listener) {
   executor_->WaitFor(static_cast<int>(n_enqueued_ - round_at_[n_read_ % ring_size_]));
   const RoundRecord& round = ring_[n_read_++ % ring_size_];
-  for (int32_t slot = 0; slot < batch_.n_slots; ++slot) TANDEM_RETURN_IF_ERROR(ReadSlot(slot, round, listener));
+  for (int32_t slot = 0; slot < batch_.n_slots; ++slot)
+    TANDEM_RETURN_IF_ERROR(ReadSlot(slot, round, listener));
   return absl::OkStatus();
 }
 
@@ -167,7 +169,8 @@ absl::Status Engine::FaultError(int32_t slot, const SlotRecord& record) const {
     case Fault::kTargetLaw:
       return absl::FailedPreconditionError(absl::StrCat(
           pair_.target.name, ": ", where, "the target's logits are not finite; expected numbers. ",
-          "`tandem info ", pair_.target.name, " --check-weights` names the first tensor with a NaN or an infinity"));
+          "`tandem info ", pair_.target.name,
+          " --check-weights` names the first tensor with a NaN or an infinity"));
     case Fault::kDraftLaw: {
       const std::string name = pair_.draft ? pair_.draft->name : "the draft";
       return absl::FailedPreconditionError(absl::StrCat(
@@ -180,9 +183,11 @@ absl::Status Engine::FaultError(int32_t slot, const SlotRecord& record) const {
                        "mend the drafter. Nothing of the round was kept"));
     case Fault::kVerdict:
       return absl::FailedPreconditionError(absl::StrCat(
-          where, "rule ", policy_->info().name, " kept more tokens than were proposed, added one outside the ",
+          where, "rule ", policy_->info().name,
+          " kept more tokens than were proposed, added one outside the ",
           "vocabulary or gave a law that is not finite; mend the rule. Nothing of the round was kept"));
-    case Fault::kNone: break;
+    case Fault::kNone:
+      break;
   }
   return absl::InternalError(where);
 }

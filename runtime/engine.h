@@ -27,25 +27,25 @@
 namespace tandem {
 
 struct EngineOptions {
-  int32_t n_slots = 1;           // sequences in a batch
-  int32_t gamma = 0;             // proposed tokens per block; 0: no speculation
+  int32_t n_slots = 1;  // sequences in a batch
+  int32_t gamma = 0;    // proposed tokens per block; 0: no speculation
   GammaSchedule schedule = GammaSchedule::kFixed;
-  float confidence_min = 0;      // stop drafting after a token whose q is under it; 0: never
-  int32_t max_context = 0;       // longest sequence; 0: the smaller of the models' max_context
-  int32_t page_size = 16;        // cache positions per page
-  int64_t cache_tokens = 0;      // positions that each cache holds; 0: n_slots * max_context
-  int32_t prefill_chunk = 128;   // rows of one prefill forward
-  int32_t rounds_ahead = 1;      // rounds that may be queued beyond the one whose record the host waits for
+  float confidence_min = 0;     // stop drafting after a token whose q is under it; 0: never
+  int32_t max_context = 0;      // longest sequence; 0: the smaller of the models' max_context
+  int32_t page_size = 16;       // cache positions per page
+  int64_t cache_tokens = 0;     // positions that each cache holds; 0: n_slots * max_context
+  int32_t prefill_chunk = 128;  // rows of one prefill forward
+  int32_t rounds_ahead = 1;     // rounds that may be queued beyond the one whose record the host waits for
   StreamMode streams = StreamMode::kInline;
-  int32_t n_threads = 1;         // CPU threads that run one lane's steps
-  uint64_t adversary_seed = 0;   // StreamMode::kAdversarial
+  int32_t n_threads = 1;        // CPU threads that run one lane's steps
+  uint64_t adversary_seed = 0;  // StreamMode::kAdversarial
   Uniforms uniforms;
 };
 
 struct ModelSpec {
   std::shared_ptr<const Model> model;
   ActivationDType dtype = ActivationDType::kF32;
-  std::string name;              // for errors: the folder
+  std::string name;  // for errors: the folder
 };
 
 // n-gram prompt lookup: propose what followed the longest earlier match of the sequence's last min..max tokens.
@@ -56,10 +56,10 @@ struct NgramSpec {
 
 struct PairSpec {
   ModelSpec target;
-  std::optional<ModelSpec> draft;     // at most one of these three
+  std::optional<ModelSpec> draft;  // at most one of these three
   std::optional<NgramSpec> ngram;
-  HostDraftFunction host_drafter;     // draft/host_drafter.h
-  int32_t n_vocab = 0;                // token ids that both models share; 0: the target's
+  HostDraftFunction host_drafter;        // draft/host_drafter.h
+  int32_t n_vocab = 0;                   // token ids that both models share; 0: the target's
   const Tokenizer* tokenizer = nullptr;  // for text and stop strings; outlives the engine
 
   bool has_drafter() const { return draft.has_value() || ngram.has_value() || host_drafter != nullptr; }
@@ -145,16 +145,16 @@ class Engine {
   std::vector<Program> cut_;    // [n_slots]
 
   // Written by the host before the program that reads it is enqueued.
-  SeqState* staged_;            // [n_slots]
-  int32_t* cut_length_;         // [n_slots]
+  SeqState* staged_;     // [n_slots]
+  int32_t* cut_length_;  // [n_slots]
 
   SlotRecord* records_ = nullptr;  // [n_slots], settle to publish
-  RoundRecord* ring_;           // [ring_size_], written by publish
+  RoundRecord* ring_;              // [ring_size_], written by publish
   int32_t ring_size_;
-  int64_t n_read_ = 0;          // rounds
-  uint64_t n_enqueued_ = 0;     // programs
+  int64_t n_read_ = 0;              // rounds
+  uint64_t n_enqueued_ = 0;         // programs
   std::vector<uint64_t> round_at_;  // [ring_size_] which program a queued round is
-  int64_t n_rounds_ = 0;        // rounds enqueued
+  int64_t n_rounds_ = 0;            // rounds enqueued
   uint64_t n_admitted_ = 0;
   std::vector<RequestResult>* results_ = nullptr;  // of the Run in progress
 

@@ -54,13 +54,14 @@ Engine::Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Poli
       policy_(std::move(policy)),
       ring_size_(options.rounds_ahead + 2),
       round_at_(ring_size_) {
-  batch_ = {.n_slots = options_.n_slots,
-            .gamma = options_.gamma,
-            .states = arena_.New<SeqState>(options_.n_slots),
-            .tokens = {.data = arena_.New<int32_t>(static_cast<size_t>(options_.n_slots) * options_.max_context),
-                       .stride = options_.max_context},
-            .uniforms = options_.uniforms,
-            .n_workers = options_.n_threads};
+  batch_ = {
+      .n_slots = options_.n_slots,
+      .gamma = options_.gamma,
+      .states = arena_.New<SeqState>(options_.n_slots),
+      .tokens = {.data = arena_.New<int32_t>(static_cast<size_t>(options_.n_slots) * options_.max_context),
+                 .stride = options_.max_context},
+      .uniforms = options_.uniforms,
+      .n_workers = options_.n_threads};
   staged_ = arena_.New<SeqState>(options_.n_slots);
   cut_length_ = arena_.New<int32_t>(options_.n_slots);
   ring_ = arena_.New<RoundRecord>(ring_size_);
@@ -82,14 +83,16 @@ Engine::Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Poli
     runner.side = kDraft;
     runner.dtype = pair_.draft->dtype;
     runner.max_rows = std::max(options_.prefill_chunk, options_.n_slots * 2);
-    drafter_ = std::make_unique<ModelDrafter>(pair_.draft->model, runner, pair_.n_vocab, policy_->needs_bonus_law());
+    drafter_ =
+        std::make_unique<ModelDrafter>(pair_.draft->model, runner, pair_.n_vocab, policy_->needs_bonus_law());
     caches.push_back(&drafter_->runner()->cache());
   } else if (pair_.ngram) {
     drafter_ = std::make_unique<NgramDrafter>(pair_.ngram->min, pair_.ngram->max);
   } else {
     drafter_ = std::make_unique<HostDrafter>(pair_.host_drafter, pair_.target.model->shape().n_vocab);
   }
-  scheduler_ = std::make_unique<Scheduler>(options_.n_slots, options_.max_context, pair_.tokenizer, std::move(caches));
+  scheduler_ =
+      std::make_unique<Scheduler>(options_.n_slots, options_.max_context, pair_.tokenizer, std::move(caches));
   RecordPrograms();
   executor_ = std::make_unique<Executor>(options_.streams, options_.n_threads, options_.adversary_seed);
 }
@@ -143,9 +146,9 @@ absl::Status Engine::Submit(Request request) {
     return absl::InvalidArgumentError(absl::StrCat(name, "the prompt is empty; expected at least one token"));
   }
   if (n_prompt >= options_.max_context) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, "the prompt has ", n_prompt, " tokens; the context of ", options_.max_context,
-                     " leaves room for ", options_.max_context - 1, ". Shorten it, or raise cache.max_context"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, "the prompt has ", n_prompt, " tokens; the context of ", options_.max_context,
+        " leaves room for ", options_.max_context - 1, ". Shorten it, or raise cache.max_context"));
   }
   for (int32_t token : request.prompt) {
     if (token >= 0 && token < pair_.target.model->shape().n_vocab) continue;
@@ -169,9 +172,9 @@ absl::Status Engine::Submit(Request request) {
   const int64_t needed = std::min<int64_t>(n_prompt + request.max_new_tokens, options_.max_context);
   const int64_t fits = verifier_->runner().cache().total_tokens();
   if (needed > fits) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(name, "needs ", needed, " tokens of cache (prompt ", n_prompt, ", max_new_tokens ",
-                     request.max_new_tokens, "); ", fits, " fit. Raise cache.tokens or lower max_new_tokens"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        name, "needs ", needed, " tokens of cache (prompt ", n_prompt, ", max_new_tokens ",
+        request.max_new_tokens, "); ", fits, " fit. Raise cache.tokens or lower max_new_tokens"));
   }
   scheduler_->Submit(std::move(request));
   return absl::OkStatus();
@@ -182,9 +185,10 @@ void Engine::ResetTimes() { executor_->ResetTimes(); }
 
 Engine::Memory Engine::memory() const {
   ModelRunner* draft = drafter_->runner();
-  return {.target_cache = verifier_->runner().cache().bytes(),
-          .draft_cache = draft != nullptr ? draft->cache().bytes() : 0,
-          .workspace = verifier_->runner().workspace_bytes() + (draft != nullptr ? draft->workspace_bytes() : 0)};
+  return {
+      .target_cache = verifier_->runner().cache().bytes(),
+      .draft_cache = draft != nullptr ? draft->cache().bytes() : 0,
+      .workspace = verifier_->runner().workspace_bytes() + (draft != nullptr ? draft->workspace_bytes() : 0)};
 }
 
 }  // namespace tandem

@@ -7,7 +7,8 @@
 namespace tandem {
 
 OutcomeSweep::Number* OutcomeSweep::Find(const UniformKey& key) {
-  const auto found = std::find_if(path_.begin(), path_.end(), [&](const Number& number) { return number.key == key; });
+  const auto found =
+      std::find_if(path_.begin(), path_.end(), [&](const Number& number) { return number.key == key; });
   return found == path_.end() ? nullptr : &*found;
 }
 

@@ -36,7 +36,7 @@ class OutcomeSweep : public UniformProbe {
   struct Number {
     UniformKey key;
     double value = 0;
-    double end = 1;            // of the interval around `value` in which everything seen so far stays the same
+    double end = 1;  // of the interval around `value` in which everything seen so far stays the same
     std::vector<double> law;
   };
 

@@ -19,7 +19,8 @@ constexpr int kMaxWaits = 16;    // of one program
 constexpr uint64_t kQueue = 64;  // programs enqueued and unfinished
 
 int64_t NowNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
@@ -100,7 +101,8 @@ class Executor::Impl {
   Impl(StreamMode mode, int n_threads, uint64_t adversary_seed) : mode_(mode), team_(n_threads) {
     if (mode_ == StreamMode::kInline) return;
     for (int lane = 0; lane < kNumLanes; ++lane) {
-      threads_.emplace_back([this, lane, adversary_seed] { LaneLoop(static_cast<Lane>(lane), adversary_seed); });
+      threads_.emplace_back(
+          [this, lane, adversary_seed] { LaneLoop(static_cast<Lane>(lane), adversary_seed); });
     }
   }
 
@@ -155,7 +157,7 @@ class Executor::Impl {
     Impl* executor;
     const Program* program;
     uint32_t lanes;
-    const Item* item = nullptr;       // threaded: what waits wait for
+    const Item* item = nullptr;  // threaded: what waits wait for
     Adversary* adversary = nullptr;
 
     static void Body(void* context, Worker worker, SpinBarrier& barrier) {
@@ -226,8 +228,8 @@ class Executor::Impl {
   const StreamMode mode_;
   Team team_;
   std::atomic<int64_t> ns_[static_cast<int>(Phase::kCount)] = {};
-  uint64_t n_enqueued_ = 0;               // the host's
-  uint64_t n_records_[kMaxEvents] = {};   // the host's: records enqueued so far
+  uint64_t n_enqueued_ = 0;              // the host's
+  uint64_t n_records_[kMaxEvents] = {};  // the host's: records enqueued so far
   Item items_[kQueue];
   Counter enqueued_;
   Counter done_[kNumLanes];

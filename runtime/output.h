@@ -35,8 +35,8 @@ class Output {
   std::optional<TokenStream> stream_;
   std::vector<int32_t> tokens_;
   std::vector<Origin> origin_;
-  std::string text_;      // without a stop string and what follows it
-  size_t n_shown_ = 0;    // bytes of text_
+  std::string text_;    // without a stop string and what follows it
+  size_t n_shown_ = 0;  // bytes of text_
   bool stopped_ = false;
 };
 

@@ -14,28 +14,28 @@ namespace tandem {
 
 struct Request {
   std::string id;
-  std::string category;             // free; reports group by it
-  std::vector<int32_t> prompt;      // token ids, at least one
+  std::string category;         // free; reports group by it
+  std::vector<int32_t> prompt;  // token ids, at least one
   Sampling sampling;
   uint64_t seed = 0;
-  int32_t max_new_tokens = 0;       // at least 1
-  std::vector<int32_t> stop_ids;    // end of text and the user's own, at most kMaxStopIds; empty: ignore_eos
+  int32_t max_new_tokens = 0;     // at least 1
+  std::vector<int32_t> stop_ids;  // end of text and the user's own, at most kMaxStopIds; empty: ignore_eos
   std::vector<std::string> stop_strings;  // need a tokenizer
 };
 
 // Counts over rounds, with the names that users of vLLM know. A round is one target call of one sequence. Where a round
 // ends the output, what was proposed beyond the end counts nowhere.
 struct SpeculationCounts {
-  int64_t num_drafts = 0;           // rounds with at least one proposed token
-  int64_t num_draft_tokens = 0;     // proposed
-  int64_t num_accepted_tokens = 0;  // proposed tokens that were kept
-  int64_t target_calls = 0;         // rounds
-  int64_t num_emitted_tokens = 0;   // output tokens
-  int64_t num_judged = 0;           // positions that the rule looked at
-  int64_t num_deferred = 0;         // of them, handed to the target
-  std::vector<int64_t> drafted_per_pos;   // rounds that proposed a token at position i
-  std::vector<int64_t> reached_per_pos;   // of them, those that kept every token before it
-  std::vector<int64_t> accepted_per_pos;  // of these, those that kept it too
+  int64_t num_drafts = 0;                     // rounds with at least one proposed token
+  int64_t num_draft_tokens = 0;               // proposed
+  int64_t num_accepted_tokens = 0;            // proposed tokens that were kept
+  int64_t target_calls = 0;                   // rounds
+  int64_t num_emitted_tokens = 0;             // output tokens
+  int64_t num_judged = 0;                     // positions that the rule looked at
+  int64_t num_deferred = 0;                   // of them, handed to the target
+  std::vector<int64_t> drafted_per_pos;       // rounds that proposed a token at position i
+  std::vector<int64_t> reached_per_pos;       // of them, those that kept every token before it
+  std::vector<int64_t> accepted_per_pos;      // of these, those that kept it too
   std::vector<int64_t> acceptance_histogram;  // [k] rounds (with a proposal) that kept k tokens
 
   void Add(const SpeculationCounts& other);
@@ -46,8 +46,8 @@ struct SpeculationCounts {
 struct RequestResult {
   Request request;
   std::vector<int32_t> token_ids;
-  std::vector<Origin> origin;       // per token
-  std::string text;                 // without a tokenizer: empty
+  std::vector<Origin> origin;  // per token
+  std::string text;            // without a tokenizer: empty
   FinishReason finish = FinishReason::kNone;
   SpeculationCounts counts;
   // Nanoseconds of a steady clock.
@@ -55,7 +55,7 @@ struct RequestResult {
   int64_t admitted_ns = 0;
   int64_t first_token_ns = 0;
   int64_t finished_ns = 0;
-  std::vector<int64_t> token_ns;    // when each token was there; tokens of one round share one time
+  std::vector<int64_t> token_ns;  // when each token was there; tokens of one round share one time
 };
 
 }  // namespace tandem

@@ -42,8 +42,8 @@ std::vector<double> SamplingLaw(const std::vector<float>& logits, const Sampling
 // The two models and what the rule makes of them, as functions of the prefix alone.
 class Claim {
  public:
-  Claim(const LawCheck& check, const Policy& policy, const HashChainModel& target, const HashChainModel& draft,
-        std::vector<int32_t> prompt)
+  Claim(const LawCheck& check, const Policy& policy, const HashChainModel& target,
+        const HashChainModel& draft, std::vector<int32_t> prompt)
       : check_(check), policy_(policy), target_(target), draft_(draft), prefix_(std::move(prompt)) {
     n_prompt_ = prefix_.size();
     law_.resize(static_cast<size_t>(std::llround(std::pow(check.n_vocab, check.n_tokens))), 0);
@@ -211,7 +211,8 @@ class Claim {
 class Until : public EngineListener {
  public:
   Until(int32_t n_tokens, int32_t n_vocab) : n_tokens_(n_tokens), n_vocab_(n_vocab) {}
-  void OnTokens(const Request&, std::span<const int32_t> tokens, std::span<const Origin>, std::string_view) override {
+  void OnTokens(const Request&, std::span<const int32_t> tokens, std::span<const Origin>,
+                std::string_view) override {
     for (int32_t token : tokens) {
       if (n_seen_ == n_tokens_) return;
       outcome_ = outcome_ * n_vocab_ + token;
@@ -251,9 +252,10 @@ absl::StatusOr<LawCheckResult> CheckLaw(const LawCheck& check) {
   sweep.rekey = check.rekey;
   const EngineOptions options{
       .gamma = check.gamma, .max_context = 64, .page_size = 3, .prefill_chunk = 4, .uniforms = {&sweep}};
-  TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                          Engine::Create(options, {.target = {.model = target}, .draft = ModelSpec{.model = draft}},
-                                         std::move(policy)));
+  TANDEM_ASSIGN_OR_RETURN(
+      std::unique_ptr<Engine> engine,
+      Engine::Create(options, {.target = {.model = target}, .draft = ModelSpec{.model = draft}},
+                     std::move(policy)));
   absl::Status failure;
   const std::vector<double> law = sweep.Run([&]() -> int64_t {
     Until until(check.n_tokens, check.n_vocab);
@@ -283,16 +285,18 @@ absl::Status CheckRule(const std::string& rule, const std::map<std::string, doub
   };
   constexpr Size kSizes[] = {{1, 3, 3, 6}, {2, 3, 3, 6}, {3, 2, 4, 8}, {4, 2, 3, 8}};
   constexpr uint64_t kGreedyModels = 4;
-  TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Policy> policy, Policy::Create({.rule = rule, .params = params}, true));
+  TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Policy> policy,
+                          Policy::Create({.rule = rule, .params = params}, true));
   const bool is_law = policy->kind() == Kind::kLaw || policy->kind() == Kind::kTokenWise;
   for (const Verification verification : {Verification::kToken, Verification::kBlock}) {
     if (verification == Verification::kBlock && !is_law) continue;
     for (const Bonus bonus : {Bonus::kP, Bonus::kPi}) {
       for (const Size& size : kSizes) {
-        LawCheck check{.policy = {.rule = rule, .params = params, .verification = verification, .bonus = bonus},
-                       .gamma = size.gamma,
-                       .n_vocab = size.n_vocab,
-                       .n_tokens = size.n_tokens};
+        LawCheck check{
+            .policy = {.rule = rule, .params = params, .verification = verification, .bonus = bonus},
+            .gamma = size.gamma,
+            .n_vocab = size.n_vocab,
+            .n_tokens = size.n_tokens};
         TANDEM_ASSIGN_OR_RETURN(const LawCheckResult sampled, CheckLaw(check));
         line({check, sampled});
         check.sampling = {};

@@ -29,9 +29,9 @@ struct LawCheck {
   PolicyOptions policy;
   int32_t gamma = 1;
   int32_t n_vocab = 3;
-  int32_t n_tokens = 3;       // of the law; more than one round is needed for them in most outcomes
+  int32_t n_tokens = 3;  // of the law; more than one round is needed for them in most outcomes
   Sampling sampling = {.temperature = 0.7f};
-  uint64_t salt = 1;          // of the models
+  uint64_t salt = 1;  // of the models
   // For tests: a rule that is not built in, and a wrong way to key random numbers.
   const RuleEntry* rule = nullptr;
   std::function<UniformKey(const UniformKey&)> rekey;

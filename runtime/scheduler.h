@@ -23,7 +23,9 @@ struct Sequence {
   Sequence(const Sequence&) = delete;
 
   // Committed tokens that the host knows of.
-  int32_t length() const { return static_cast<int32_t>(result.request.prompt.size() + output.tokens().size()); }
+  int32_t length() const {
+    return static_cast<int32_t>(result.request.prompt.size() + output.tokens().size());
+  }
   // Moves the output into the result.
   void Complete(FinishReason reason);
 
@@ -37,7 +39,8 @@ struct Sequence {
 class Scheduler {
  public:
   // `caches`: one per model, owned by their runners.
-  Scheduler(int32_t n_slots, int32_t max_context, const Tokenizer* tokenizer, std::vector<PagedCache*> caches);
+  Scheduler(int32_t n_slots, int32_t max_context, const Tokenizer* tokenizer,
+            std::vector<PagedCache*> caches);
 
   void Submit(Request request);
   // The next waiting request's slot, with pages reserved; nothing if it must wait. The caller fills the slot.

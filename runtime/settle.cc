@@ -9,11 +9,13 @@ namespace tandem {
 namespace {
 
 bool IsStop(const SeqState& state, int32_t token) {
-  return std::find(state.stop_ids, state.stop_ids + state.n_stop_ids, token) != state.stop_ids + state.n_stop_ids;
+  return std::find(state.stop_ids, state.stop_ids + state.n_stop_ids, token) !=
+         state.stop_ids + state.n_stop_ids;
 }
 
 Fault FindFault(const SettleArgs& args, int32_t slot, int32_t n_proposed) {
-  if (args.proposal.fault != nullptr && args.proposal.fault[slot] != Fault::kNone) return args.proposal.fault[slot];
+  if (args.proposal.fault != nullptr && args.proposal.fault[slot] != Fault::kNone)
+    return args.proposal.fault[slot];
   if (n_proposed < 0 || n_proposed >= args.verdicts.block) return Fault::kProposal;
   if (args.verdicts.fault[slot] != Fault::kNone) return args.verdicts.fault[slot];
   const int32_t n_keep = args.verdicts.n_keep[slot];
@@ -49,10 +51,10 @@ void Commit(const SettleArgs& args, int32_t slot, int32_t n_proposed, SlotRecord
   for (int32_t i = 0; i <= n_keep && state.finish == FinishReason::kNone; ++i) {
     const int32_t token = i < n_keep ? args.proposal.tokens[first + i] : args.verdicts.next[slot];
     record.tokens[i] = tokens[state.length++] = token;
-    record.origin[i] = i < n_keep         ? Origin::kDraft
-                       : n_proposed == 0  ? Origin::kTarget
+    record.origin[i] = i < n_keep            ? Origin::kDraft
+                       : n_proposed == 0     ? Origin::kTarget
                        : n_keep < n_proposed ? Origin::kReplaced
-                                          : Origin::kBonus;
+                                             : Origin::kBonus;
     ++record.n_emit;
     if (IsStop(state, token)) {
       state.finish = FinishReason::kStop;

@@ -30,18 +30,18 @@ struct AdmitArgs {
 struct SettleArgs {
   static constexpr Op kOp = Op::kSettle;
   int32_t n_slots;
-  int32_t n_vocab;         // of the target
+  int32_t n_vocab;  // of the target
   SeqState* states;
   TokenTable tokens;
-  Proposal proposal;       // n_proposed null: a round without a drafter
+  Proposal proposal;  // n_proposed null: a round without a drafter
   Verdicts verdicts;
-  SlotRecord* records;     // out [n_slots]
+  SlotRecord* records;  // out [n_slots]
 };
 
 // One finished round, as the host sees it.
 struct RoundRecord {
-  int64_t time_ns = 0;           // steady clock, when it was published
-  SlotRecord* slots = nullptr;   // [n_slots]
+  int64_t time_ns = 0;          // steady clock, when it was published
+  SlotRecord* slots = nullptr;  // [n_slots]
 };
 
 struct PublishArgs {
@@ -56,7 +56,7 @@ struct PublishArgs {
 struct CutArgs {
   static constexpr Op kOp = Op::kCut;
   int32_t slot;
-  const int32_t* length;   // written by the host before the program is enqueued
+  const int32_t* length;  // written by the host before the program is enqueued
   SeqState* states;
 };
 

@@ -26,64 +26,107 @@ bool IsParallel(Op op) {
     case Op::kSiluGate:
     case Op::kLaw:
     case Op::kSample:
-    case Op::kJudge: return true;
-    default: return false;
+    case Op::kJudge:
+      return true;
+    default:
+      return false;
   }
 }
 
 void RunParallelStep(const Program& program, const Step& step, Worker worker) {
   switch (step.op) {
-    case Op::kEmbed: return EmbedCpu(program.args_as<EmbedArgs>(step), worker);
-    case Op::kRopeAngles: return RopeAnglesCpu(program.args_as<RopeAnglesArgs>(step), worker);
-    case Op::kLinear: return LinearCpu(program.args_as<LinearArgs>(step), worker);
-    case Op::kRopeAppend: return RopeAppendCpu(program.args_as<RopeAppendArgs>(step), worker);
-    case Op::kAttention: return AttentionCpu(program.args_as<AttentionArgs>(step), worker);
-    case Op::kSiluGate: return SiluGateCpu(program.args_as<SiluGateArgs>(step), worker);
-    case Op::kLaw: return LawCpu(program.args_as<LawArgs>(step), worker);
-    case Op::kSample: return SampleCpu(program.args_as<SampleArgs>(step), worker);
-    case Op::kJudge: return JudgeCpu(program.args_as<JudgeArgs>(step), worker);
-    default: TANDEM_CHECK(false) << Name(step.op) << " is no parallel step";
+    case Op::kEmbed:
+      return EmbedCpu(program.args_as<EmbedArgs>(step), worker);
+    case Op::kRopeAngles:
+      return RopeAnglesCpu(program.args_as<RopeAnglesArgs>(step), worker);
+    case Op::kLinear:
+      return LinearCpu(program.args_as<LinearArgs>(step), worker);
+    case Op::kRopeAppend:
+      return RopeAppendCpu(program.args_as<RopeAppendArgs>(step), worker);
+    case Op::kAttention:
+      return AttentionCpu(program.args_as<AttentionArgs>(step), worker);
+    case Op::kSiluGate:
+      return SiluGateCpu(program.args_as<SiluGateArgs>(step), worker);
+    case Op::kLaw:
+      return LawCpu(program.args_as<LawArgs>(step), worker);
+    case Op::kSample:
+      return SampleCpu(program.args_as<SampleArgs>(step), worker);
+    case Op::kJudge:
+      return JudgeCpu(program.args_as<JudgeArgs>(step), worker);
+    default:
+      TANDEM_CHECK(false) << Name(step.op) << " is no parallel step";
   }
 }
 
 void RunSerialStep(const Program& program, const Step& step) {
   switch (step.op) {
-    case Op::kAdmit: return Admit(program.args_as<AdmitArgs>(step));
-    case Op::kPlan: return Plan(program.args_as<PlanArgs>(step));
-    case Op::kHashChain: return HashChain(program.args_as<HashChainArgs>(step));
-    case Op::kAdvance: return Advance(program.args_as<AdvanceArgs>(step));
-    case Op::kLookup: return Lookup(program.args_as<LookupArgs>(step));
-    case Op::kHostDraft: return HostDraft(program.args_as<HostDraftArgs>(step));
-    case Op::kSettle: return Settle(program.args_as<SettleArgs>(step));
-    case Op::kPublish: return Publish(program.args_as<PublishArgs>(step));
-    case Op::kCut: return Cut(program.args_as<CutArgs>(step));
-    default: TANDEM_CHECK(false) << Name(step.op) << " is no serial step";
+    case Op::kAdmit:
+      return Admit(program.args_as<AdmitArgs>(step));
+    case Op::kPlan:
+      return Plan(program.args_as<PlanArgs>(step));
+    case Op::kHashChain:
+      return HashChain(program.args_as<HashChainArgs>(step));
+    case Op::kAdvance:
+      return Advance(program.args_as<AdvanceArgs>(step));
+    case Op::kLookup:
+      return Lookup(program.args_as<LookupArgs>(step));
+    case Op::kHostDraft:
+      return HostDraft(program.args_as<HostDraftArgs>(step));
+    case Op::kSettle:
+      return Settle(program.args_as<SettleArgs>(step));
+    case Op::kPublish:
+      return Publish(program.args_as<PublishArgs>(step));
+    case Op::kCut:
+      return Cut(program.args_as<CutArgs>(step));
+    default:
+      TANDEM_CHECK(false) << Name(step.op) << " is no serial step";
   }
 }
 
 const char* Name(Op op) {
   switch (op) {
-    case Op::kRecord: return "record";
-    case Op::kWait: return "wait";
-    case Op::kAdmit: return "admit";
-    case Op::kPlan: return "plan";
-    case Op::kEmbed: return "embed";
-    case Op::kRopeAngles: return "rope_angles";
-    case Op::kLinear: return "linear";
-    case Op::kRopeAppend: return "rope_append";
-    case Op::kAttention: return "attention";
-    case Op::kSiluGate: return "silu_gate";
-    case Op::kHashChain: return "hash_chain";
-    case Op::kAdvance: return "advance";
-    case Op::kLaw: return "law";
-    case Op::kSample: return "sample";
-    case Op::kLookup: return "lookup";
-    case Op::kHostDraft: return "host_draft";
-    case Op::kJudge: return "judge";
-    case Op::kSettle: return "settle";
-    case Op::kPublish: return "publish";
-    case Op::kCut: return "cut";
-    case Op::kCount: break;
+    case Op::kRecord:
+      return "record";
+    case Op::kWait:
+      return "wait";
+    case Op::kAdmit:
+      return "admit";
+    case Op::kPlan:
+      return "plan";
+    case Op::kEmbed:
+      return "embed";
+    case Op::kRopeAngles:
+      return "rope_angles";
+    case Op::kLinear:
+      return "linear";
+    case Op::kRopeAppend:
+      return "rope_append";
+    case Op::kAttention:
+      return "attention";
+    case Op::kSiluGate:
+      return "silu_gate";
+    case Op::kHashChain:
+      return "hash_chain";
+    case Op::kAdvance:
+      return "advance";
+    case Op::kLaw:
+      return "law";
+    case Op::kSample:
+      return "sample";
+    case Op::kLookup:
+      return "lookup";
+    case Op::kHostDraft:
+      return "host_draft";
+    case Op::kJudge:
+      return "judge";
+    case Op::kSettle:
+      return "settle";
+    case Op::kPublish:
+      return "publish";
+    case Op::kCut:
+      return "cut";
+    case Op::kCount:
+      break;
   }
   return "?";
 }

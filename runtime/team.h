@@ -46,10 +46,10 @@ class Team {
 
   const int n_threads_;
   std::mutex lease_;
-  SpinBarrier inner_;              // between steps
-  SpinBarrier outer_;              // the end of a run
-  std::atomic<uint32_t> epoch_{0}; // rises when there is something to run
-  Body body_ = nullptr;            // valid for the current epoch; null: leave
+  SpinBarrier inner_;               // between steps
+  SpinBarrier outer_;               // the end of a run
+  std::atomic<uint32_t> epoch_{0};  // rises when there is something to run
+  Body body_ = nullptr;             // valid for the current epoch; null: leave
   void* context_ = nullptr;
   std::vector<std::thread> helpers_;
 };

@@ -21,11 +21,11 @@ inline constexpr int kAttentionMaxHeadDim = 512;
 struct AttentionArgs {
   static constexpr Op kOp = Op::kAttention;
   RowPlan rows;
-  const float* q;   // [capacity, n_heads * head_dim]
+  const float* q;  // [capacity, n_heads * head_dim]
   KvLayer kv;
   int32_t n_heads;
   float scale;
-  float* out;       // [capacity, n_heads * head_dim]
+  float* out;  // [capacity, n_heads * head_dim]
 };
 
 void AttentionReference(const AttentionArgs& args);  // two passes, sums in double

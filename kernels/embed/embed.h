@@ -11,9 +11,9 @@ namespace tandem {
 
 struct EmbedArgs {
   static constexpr Op kOp = Op::kEmbed;
-  View table;    // [n_vocab, hidden]
+  View table;  // [n_vocab, hidden]
   RowPlan rows;
-  float* out;    // [capacity, hidden]
+  float* out;  // [capacity, hidden]
 };
 
 void EmbedReference(const EmbedArgs& args);

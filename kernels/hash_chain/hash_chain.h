@@ -17,10 +17,10 @@ namespace tandem {
 struct HashChainArgs {
   static constexpr Op kOp = Op::kHashChain;
   RowPlan rows;
-  KvLayer kv;        // dtype fp32, one kv head
+  KvLayer kv;  // dtype fp32, one kv head
   uint64_t salt;
   float spread;
-  LawBuffer out;     // logits of the planned logits rows
+  LawBuffer out;  // logits of the planned logits rows
 };
 
 inline uint64_t HashMix(uint64_t hash, uint64_t value) {

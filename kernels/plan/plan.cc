@@ -50,7 +50,8 @@ void PlanCommitted(const PlanArgs& args, int32_t slot, int32_t most, RowWriter& 
   const SeqState& state = args.states[slot];
   const int32_t begin = state.rows[args.side];
   TANDEM_CHECK(begin < state.length && state.length - begin <= most)
-      << "slot " << slot << ": cache " << args.side << " holds " << begin << " of " << state.length << " tokens";
+      << "slot " << slot << ": cache " << args.side << " holds " << begin << " of " << state.length
+      << " tokens";
   for (int32_t t = begin; t < state.length; ++t) rows.Row(slot, t, args.tokens.of(slot)[t]);
   rows.WantLogits(slot * args.proposal.block);
 }
@@ -91,13 +92,20 @@ void Plan(const PlanArgs& args) {
   RowWriter rows(args.rows, args.n_vocab);
   for (int32_t slot = 0; slot < args.n_slots; ++slot) {
     if (!args.states[slot].live) {
-      if (args.kind == PlanKind::kDraft && args.index == 0) args.proposal.n_proposed[slot] = args.proposal.wanted[slot] = 0;
+      if (args.kind == PlanKind::kDraft && args.index == 0)
+        args.proposal.n_proposed[slot] = args.proposal.wanted[slot] = 0;
       continue;
     }
     switch (args.kind) {
-      case PlanKind::kExtend: PlanExtend(args, slot, rows); break;
-      case PlanKind::kDraft: PlanDraft(args, slot, rows); break;
-      case PlanKind::kVerify: PlanVerify(args, slot, rows); break;
+      case PlanKind::kExtend:
+        PlanExtend(args, slot, rows);
+        break;
+      case PlanKind::kDraft:
+        PlanDraft(args, slot, rows);
+        break;
+      case PlanKind::kVerify:
+        PlanVerify(args, slot, rows);
+        break;
     }
   }
 }

@@ -32,17 +32,17 @@ enum class PlanKind : int32_t {
 struct PlanArgs {
   static constexpr Op kOp = Op::kPlan;
   PlanKind kind;
-  Side side;              // whose cache
-  int32_t index;          // kDraft
-  bool bonus_law;         // kDraft
-  int32_t chunk;          // kExtend
-  int32_t n_vocab;        // the model's embedding rows; a committed token beyond them (the other model's padding)
-                          // is fed as token 0, which only a draft can meet and only costs it a rejection
+  Side side;        // whose cache
+  int32_t index;    // kDraft
+  bool bonus_law;   // kDraft
+  int32_t chunk;    // kExtend
+  int32_t n_vocab;  // the model's embedding rows; a committed token beyond them (the other model's padding)
+                    // is fed as token 0, which only a draft can meet and only costs it a rejection
   int32_t n_slots;
-  const SeqState* states; // [n_slots]
+  const SeqState* states;  // [n_slots]
   TokenTable tokens;
-  Proposal proposal;      // kDraft with index > 0, kVerify
-  RowPlan rows;           // out
+  Proposal proposal;  // kDraft with index > 0, kVerify
+  RowPlan rows;       // out
 };
 
 // Proposed tokens that the next round may have: gamma, but never past the length limit (the round adds one more).

@@ -26,14 +26,14 @@ struct RopeAnglesArgs {
 struct RopeAppendArgs {
   static constexpr Op kOp = Op::kRopeAppend;
   RowPlan rows;
-  float* q;               // [capacity, n_heads * head_dim], in place
-  float* k;               // [capacity, n_kv_heads * head_dim], in place
-  const float* v;         // [capacity, n_kv_heads * head_dim]
-  View q_norm, k_norm;    // [1, head_dim], optional: RMS norm of each head before the rotation
+  float* q;             // [capacity, n_heads * head_dim], in place
+  float* k;             // [capacity, n_kv_heads * head_dim], in place
+  const float* v;       // [capacity, n_kv_heads * head_dim]
+  View q_norm, k_norm;  // [1, head_dim], optional: RMS norm of each head before the rotation
   float norm_eps;
-  const float* cos_sin;   // [capacity, head_dim]
+  const float* cos_sin;  // [capacity, head_dim]
   int32_t n_heads;
-  KvLayer kv;             // n_kv_heads and head_dim too
+  KvLayer kv;  // n_kv_heads and head_dim too
 };
 
 void RopeAnglesReference(const RopeAnglesArgs& args);

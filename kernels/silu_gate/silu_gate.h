@@ -13,8 +13,8 @@ struct SiluGateArgs {
   static constexpr Op kOp = Op::kSiluGate;
   const int32_t* n_rows;
   int32_t dim;
-  float* gate;       // [.., dim]
-  const float* up;   // [.., dim]
+  float* gate;      // [.., dim]
+  const float* up;  // [.., dim]
 };
 
 void SiluGateReference(const SiluGateArgs& args);

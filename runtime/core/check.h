@@ -32,9 +32,9 @@ struct Voidify {
 
 }  // namespace tandem::internal
 
-#define TANDEM_CHECK(condition)                                       \
-  (condition) ? (void)0                                               \
-              : ::tandem::internal::Voidify() &                       \
+#define TANDEM_CHECK(condition)                 \
+  (condition) ? (void)0                         \
+              : ::tandem::internal::Voidify() & \
                     ::tandem::internal::CheckFailure(__FILE__, __LINE__, #condition).stream()
 #ifdef NDEBUG
 #define TANDEM_DCHECK(condition) TANDEM_CHECK(true || (condition))

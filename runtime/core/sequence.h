@@ -26,10 +26,10 @@ enum class FinishReason : int32_t { kNone, kStop, kLength, kCancelled, kFault };
 // culprit. Nothing of the faulty round is committed.
 enum class Fault : int32_t {
   kNone,
-  kProposal,    // a proposed token outside the vocabulary, or more tokens than wanted
-  kDraftLaw,    // the draft's law is not finite
-  kTargetLaw,   // the target's law is not finite
-  kVerdict,     // n_keep outside 0 .. n_proposed, or an added token outside the vocabulary
+  kProposal,   // a proposed token outside the vocabulary, or more tokens than wanted
+  kDraftLaw,   // the draft's law is not finite
+  kTargetLaw,  // the target's law is not finite
+  kVerdict,    // n_keep outside 0 .. n_proposed, or an added token outside the vocabulary
 };
 
 enum class GammaSchedule : int32_t {
@@ -39,22 +39,22 @@ enum class GammaSchedule : int32_t {
 
 // The truth about the sequence in one slot of the batch.
 struct SeqState {
-  bool live = false;       // holds an unfinished sequence; steps skip the slot otherwise
-  uint64_t seed = 0;       // with `sequence`: the key of its random numbers
+  bool live = false;  // holds an unfinished sequence; steps skip the slot otherwise
+  uint64_t seed = 0;  // with `sequence`: the key of its random numbers
   uint64_t sequence = 0;
   uint64_t admission = 0;  // which of the engine's admissions this is
-  int32_t length = 0;         // committed tokens, prompt included
+  int32_t length = 0;      // committed tokens, prompt included
   int32_t prompt_length = 0;
-  int32_t length_limit = 0;   // the sequence ends when `length` reaches it
+  int32_t length_limit = 0;          // the sequence ends when `length` reaches it
   int32_t rows[kNumSides] = {0, 0};  // valid rows of each cache: K/V of the first rows[s] committed tokens
-  int32_t gamma = 0;          // proposed tokens wanted in the next round
+  int32_t gamma = 0;                 // proposed tokens wanted in the next round
   int32_t gamma_max = 0;
   GammaSchedule schedule = GammaSchedule::kFixed;
-  float confidence_min = 0;   // drafting stops after a token whose q is under this; 0: never
+  float confidence_min = 0;  // drafting stops after a token whose q is under this; 0: never
   Sampling sampling;
   int32_t n_stop_ids = 0;
   int32_t stop_ids[kMaxStopIds] = {};
-  int32_t round = 0;          // rounds run so far
+  int32_t round = 0;  // rounds run so far
   FinishReason finish = FinishReason::kNone;
 };
 
@@ -71,22 +71,22 @@ struct TokenTable {
 struct RowPlan {
   int32_t capacity = 0;
   int32_t* n_rows = nullptr;
-  int32_t* slot = nullptr;       // [n_rows] the sequence's slot
-  int32_t* position = nullptr;   // [n_rows] absolute position; a sequence's rows stand in rising order
-  int32_t* token = nullptr;      // [n_rows]
-  int32_t* n_logits = nullptr;   // rows whose logits are wanted
-  int32_t* logits_row = nullptr; // [n_logits] which row
-  int32_t* logits_out = nullptr; // [n_logits] the row of the logits buffer it goes to
+  int32_t* slot = nullptr;        // [n_rows] the sequence's slot
+  int32_t* position = nullptr;    // [n_rows] absolute position; a sequence's rows stand in rising order
+  int32_t* token = nullptr;       // [n_rows]
+  int32_t* n_logits = nullptr;    // rows whose logits are wanted
+  int32_t* logits_row = nullptr;  // [n_logits] which row
+  int32_t* logits_out = nullptr;  // [n_logits] the row of the logits buffer it goes to
 };
 
 // What every step of a round is about: the slots, and what they share. Pointers as in the structs above.
 struct Batch {
   int32_t n_slots = 0;
-  int32_t gamma = 0;             // the largest gamma that a slot may have in this round
-  SeqState* states = nullptr;    // [n_slots]
+  int32_t gamma = 0;           // the largest gamma that a slot may have in this round
+  SeqState* states = nullptr;  // [n_slots]
   TokenTable tokens;
   Uniforms uniforms;
-  int32_t n_workers = 1;         // the most workers that may run a step
+  int32_t n_workers = 1;  // the most workers that may run a step
 };
 
 // What a drafter proposes for every slot, beside the sequence and never in it.
@@ -106,7 +106,7 @@ struct Proposal {
 // The target's law at every position of the block and at the one after it.
 struct Scores {
   int32_t block = 0;
-  LawBuffer law = {};             // rows [n_slots * block]; row i judges proposed token i, row n_proposed is the bonus
+  LawBuffer law = {};  // rows [n_slots * block]; row i judges proposed token i, row n_proposed is the bonus
 };
 
 // Who a committed token comes from.
@@ -120,23 +120,23 @@ enum class Origin : int32_t {
 // What the rule decided for every slot.
 struct Verdicts {
   int32_t block = 0;
-  int32_t* n_keep = nullptr;      // [n_slots] proposed tokens that stay, 0 .. n_proposed
-  int32_t* next = nullptr;        // [n_slots] the token that the target side adds after them
-  int32_t* n_judged = nullptr;    // [n_slots] positions that the rule looked at
-  uint8_t* deferred = nullptr;    // [n_slots, block] per judged position: the rule handed it to the target
-  Fault* fault = nullptr;         // [n_slots]
+  int32_t* n_keep = nullptr;    // [n_slots] proposed tokens that stay, 0 .. n_proposed
+  int32_t* next = nullptr;      // [n_slots] the token that the target side adds after them
+  int32_t* n_judged = nullptr;  // [n_slots] positions that the rule looked at
+  uint8_t* deferred = nullptr;  // [n_slots, block] per judged position: the rule handed it to the target
+  Fault* fault = nullptr;       // [n_slots]
 };
 
 // What one round did to one slot: all that the host learns.
 struct SlotRecord {
-  uint64_t admission = 0;         // of the sequence that had the slot
-  bool ran = false;               // the slot was live
-  int32_t base = 0;               // committed length before the round
+  uint64_t admission = 0;  // of the sequence that had the slot
+  bool ran = false;        // the slot was live
+  int32_t base = 0;        // committed length before the round
   int32_t n_proposed = 0;
-  int32_t n_keep = 0;             // as judged
+  int32_t n_keep = 0;  // as judged
   int32_t n_judged = 0;
-  int32_t n_emit = 0;             // committed by this round, after cutting at a stop id or the length limit
-  uint32_t deferred = 0;          // bit i: judged position i was deferred
+  int32_t n_emit = 0;     // committed by this round, after cutting at a stop id or the length limit
+  uint32_t deferred = 0;  // bit i: judged position i was deferred
   FinishReason finish = FinishReason::kNone;
   Fault fault = Fault::kNone;
   int32_t tokens[kMaxGamma + 1] = {};

@@ -32,8 +32,9 @@ TANDEM_HD inline Philox4x32 Philox(Philox4x32 counter, uint32_t key0, uint32_t k
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = uint64_t{0xD2511F53u} * counter.word[0];
     const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter.word[2];
-    counter = {{static_cast<uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0, static_cast<uint32_t>(product1),
-                static_cast<uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<uint32_t>(product0)}};
+    counter = {
+        {static_cast<uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0, static_cast<uint32_t>(product1),
+         static_cast<uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<uint32_t>(product0)}};
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
@@ -44,7 +45,8 @@ TANDEM_HD inline Philox4x32 Philox(Philox4x32 counter, uint32_t key0, uint32_t k
 TANDEM_HD inline double UniformOf(const UniformKey& key) {
   const Philox4x32 counter = {{static_cast<uint32_t>(key.base),
                                static_cast<uint32_t>(key.offset) << 2 | static_cast<uint32_t>(key.purpose),
-                               static_cast<uint32_t>(key.sequence), static_cast<uint32_t>(key.sequence >> 32)}};
+                               static_cast<uint32_t>(key.sequence),
+                               static_cast<uint32_t>(key.sequence >> 32)}};
   const Philox4x32 bits =
       Philox(counter, static_cast<uint32_t>(key.seed), static_cast<uint32_t>(key.seed >> 32));
   return bits.word[0] * (1.0 / 4294967296.0);

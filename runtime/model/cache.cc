@@ -13,8 +13,8 @@ PagedCache::PagedCache(const ModelShape& shape, const CacheOptions& options)
       max_pages_(static_cast<int32_t>(PagesFor(options.max_context, options.page_size))),
       page_table_(arena_.New<int32_t>(static_cast<size_t>(options.n_slots) * max_pages_)),
       n_reserved_(options.n_slots, 0) {
-  const size_t layer_bytes = static_cast<size_t>(n_pages_) * options.page_size * shape.n_kv_heads * shape.head_dim *
-                             SizeOf(options.dtype);
+  const size_t layer_bytes = static_cast<size_t>(n_pages_) * options.page_size * shape.n_kv_heads *
+                             shape.head_dim * SizeOf(options.dtype);
   for (int32_t layer = 0; layer < shape.n_layers; ++layer) {
     layers_.push_back({.k = arena_.New<std::byte>(layer_bytes),
                        .v = arena_.New<std::byte>(layer_bytes),
@@ -49,7 +49,8 @@ void PagedCache::Release(int32_t slot) {
 }
 
 int64_t PagedCache::BytesPerToken(const ModelShape& shape, DType dtype) {
-  return int64_t{2} * shape.n_layers * shape.n_kv_heads * shape.head_dim * static_cast<int64_t>(SizeOf(dtype));
+  return int64_t{2} * shape.n_layers * shape.n_kv_heads * shape.head_dim *
+         static_cast<int64_t>(SizeOf(dtype));
 }
 
 }  // namespace tandem

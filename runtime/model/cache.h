@@ -18,8 +18,8 @@ namespace tandem {
 struct CacheOptions {
   int32_t n_slots = 1;
   int32_t page_size = 16;
-  int64_t n_tokens = 0;      // positions in all, rounded up to pages
-  int32_t max_context = 0;   // positions of one sequence
+  int64_t n_tokens = 0;     // positions in all, rounded up to pages
+  int32_t max_context = 0;  // positions of one sequence
   DType dtype = DType::kF32;
 };
 

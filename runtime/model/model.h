@@ -27,8 +27,8 @@ struct ModelShape {
   int32_t n_heads = 0;
   int32_t n_kv_heads = 0;
   int32_t head_dim = 0;
-  int32_t n_vocab = 0;       // rows of the head
-  int32_t max_context = 0;   // max_position_embeddings
+  int32_t n_vocab = 0;      // rows of the head
+  int32_t max_context = 0;  // max_position_embeddings
   int64_t n_parameters = 0;
   int64_t weight_bytes = 0;  // as stored, read once per forward (the embedding table apart if it is not tied)
   DType weight_dtype = DType::kF32;  // of most weights
@@ -36,10 +36,11 @@ struct ModelShape {
 
 // What config.json and generation_config.json say about generating. A request's own settings come before these.
 struct GenerationDefaults {
-  Sampling sampling;                 // greedy unless do_sample is true; a setting that is absent is off
-  std::vector<int32_t> eos_ids;      // generation_config.json's, or else config.json's
+  Sampling sampling;             // greedy unless do_sample is true; a setting that is absent is off
+  std::vector<int32_t> eos_ids;  // generation_config.json's, or else config.json's
   std::optional<int32_t> bos_id;
-  std::vector<std::string> ignored;  // settings with no counterpart here, "repetition_penalty = 1.1": to warn about
+  std::vector<std::string>
+      ignored;  // settings with no counterpart here, "repetition_penalty = 1.1": to warn about
 };
 
 // What products read: fp32 inputs (the reference), or inputs rounded to bf16, with a cache to match.
@@ -49,24 +50,24 @@ enum class ActivationDType : int32_t { kF32, kBf16 };
 struct Workspace {
   int32_t max_rows = 0;
   int32_t n_workers = 0;
-  float* x = nullptr;         // [max_rows, hidden] the residual stream
-  float* q = nullptr;         // [max_rows, n_heads * head_dim]
-  float* k = nullptr;         // [max_rows, n_kv_heads * head_dim]
-  float* v = nullptr;         // [max_rows, n_kv_heads * head_dim]
-  float* attention = nullptr; // [max_rows, n_heads * head_dim]
-  float* gate = nullptr;      // [max_rows, intermediate]
-  float* up = nullptr;        // [max_rows, intermediate]
-  float* cos_sin = nullptr;   // [max_rows, head_dim]
-  float* scratch = nullptr;   // per worker, as LinearArgs::scratch
+  float* x = nullptr;          // [max_rows, hidden] the residual stream
+  float* q = nullptr;          // [max_rows, n_heads * head_dim]
+  float* k = nullptr;          // [max_rows, n_kv_heads * head_dim]
+  float* v = nullptr;          // [max_rows, n_kv_heads * head_dim]
+  float* attention = nullptr;  // [max_rows, n_heads * head_dim]
+  float* gate = nullptr;       // [max_rows, intermediate]
+  float* up = nullptr;         // [max_rows, intermediate]
+  float* cos_sin = nullptr;    // [max_rows, head_dim]
+  float* scratch = nullptr;    // per worker, as LinearArgs::scratch
 };
 
 // One forward to emit: which rows, on which caches, and where its logits go.
 struct Forward {
   RowPlan rows;
-  const KvLayer* kv = nullptr;        // [n_layers]
+  const KvLayer* kv = nullptr;  // [n_layers]
   Workspace workspace;
   ActivationDType dtype = ActivationDType::kF32;
-  LawBuffer out;                      // out.logits null: no head (prefill)
+  LawBuffer out;  // out.logits null: no head (prefill)
 };
 
 class Model {

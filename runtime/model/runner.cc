@@ -39,11 +39,9 @@ RowPlan ModelRunner::Extend(Program& program, const Batch& batch, const What& wh
                        .tokens = batch.tokens,
                        .proposal = what.proposal,
                        .rows = rows_});
-  model_->Emit(program, {.rows = rows_,
-                         .kv = cache_.layers(),
-                         .workspace = workspace_,
-                         .dtype = options_.dtype,
-                         .out = out});
+  model_->Emit(
+      program,
+      {.rows = rows_, .kv = cache_.layers(), .workspace = workspace_, .dtype = options_.dtype, .out = out});
   program.Add(AdvanceArgs{.side = options_.side, .states = batch.states, .rows = rows_});
   if (out.logits == nullptr) return rows_;
   if (law_scratch_ == nullptr) {

@@ -19,8 +19,8 @@ namespace tandem {
 struct RunnerOptions {
   Side side = kTarget;
   ActivationDType dtype = ActivationDType::kF32;
-  CacheOptions cache;        // its dtype is set by the runner
-  int32_t max_rows = 1;      // of one forward
+  CacheOptions cache;    // its dtype is set by the runner
+  int32_t max_rows = 1;  // of one forward
   int32_t n_workers = 1;
 };
 

@@ -62,7 +62,8 @@ double Deviate(const std::vector<int>& counts, const std::vector<double>& law) {
 constexpr double kDeviateOfOneInTenThousand = 3.719;
 
 // The law of the two tokens after the prompt.
-std::vector<double> PairLaw(const HashChainModel& model, const std::vector<int32_t>& prompt, double temperature) {
+std::vector<double> PairLaw(const HashChainModel& model, const std::vector<int32_t>& prompt,
+                            double temperature) {
   std::vector<double> joint;
   for (const double first : LawOf(model.Logits(prompt), temperature, kSampling.top_p)) {
     std::vector<int32_t> prefix = prompt;
@@ -96,11 +97,10 @@ TEST(ChiSquare, SampledRunsFollowTheTargetsLaw) {
   };
   const PairSpec model{.target = {.model = target}, .draft = ModelSpec{.model = HashDraft()}};
   const PairSpec ngram{.target = {.model = target}, .ngram = NgramSpec{.min = 1, .max = 3}};
-  for (const Case& c : {Case{"plain", {.target = {.model = target}}, {}, 0},
-                        Case{"token", model, {}, 3},
-                        Case{"block", model, {.verification = Verification::kBlock}, 3},
-                        Case{"sample_match", model, {.rule = "sample_match"}, 2},
-                        Case{"ngram", ngram, {}, 3}}) {
+  for (const Case& c :
+       {Case{"plain", {.target = {.model = target}}, {}, 0}, Case{"token", model, {}, 3},
+        Case{"block", model, {.verification = Verification::kBlock}, 3},
+        Case{"sample_match", model, {.rule = "sample_match"}, 2}, Case{"ngram", ngram, {}, 3}}) {
     auto engine = MakeEngine({.n_slots = 8, .gamma = c.gamma, .max_context = 16}, c.pair,
                              MakePolicy(c.policy, c.pair.draft.has_value()));
     std::vector<Request> requests;
@@ -112,10 +112,12 @@ TEST(ChiSquare, SampledRunsFollowTheTargetsLaw) {
     for (const RequestResult& result : RunAll(*engine, requests)) {
       ++counts[result.token_ids[0] * kVocab + result.token_ids[1]];
     }
-    EXPECT_LT(Deviate(counts, PairLaw(*target, prompt, kSampling.temperature)), kDeviateOfOneInTenThousand) << c.name;
+    EXPECT_LT(Deviate(counts, PairLaw(*target, prompt, kSampling.temperature)), kDeviateOfOneInTenThousand)
+        << c.name;
     // The test can fail: a law a little warmer, and the draft's.
     EXPECT_GT(Deviate(counts, PairLaw(*target, prompt, 0.75)), kDeviateOfOneInTenThousand) << c.name;
-    EXPECT_GT(Deviate(counts, PairLaw(*HashDraft(), prompt, kSampling.temperature)), kDeviateOfOneInTenThousand);
+    EXPECT_GT(Deviate(counts, PairLaw(*HashDraft(), prompt, kSampling.temperature)),
+              kDeviateOfOneInTenThousand);
   }
 }
 

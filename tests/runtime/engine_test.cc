@@ -13,16 +13,21 @@ namespace tandem {
 namespace {
 
 std::string Describe(const testing::TestParamInfo<StreamMode>& info) {
-  return info.param == StreamMode::kInline ? "Inline" : info.param == StreamMode::kThreaded ? "Threaded" : "Adversarial";
+  return info.param == StreamMode::kInline     ? "Inline"
+         : info.param == StreamMode::kThreaded ? "Threaded"
+                                               : "Adversarial";
 }
 
 class EveryStreamMode : public testing::TestWithParam<StreamMode> {};
 INSTANTIATE_TEST_SUITE_P(Modes, EveryStreamMode,
-                         testing::Values(StreamMode::kInline, StreamMode::kThreaded, StreamMode::kAdversarial), Describe);
+                         testing::Values(StreamMode::kInline, StreamMode::kThreaded,
+                                         StreamMode::kAdversarial),
+                         Describe);
 
 // A drafter of the host's that is right most of the time: it knows the target.
 HostDraftFunction KnowingDrafter() {
-  return [target = HashTarget()](std::span<const int32_t> committed, int32_t wanted, std::vector<int32_t>* proposed) {
+  return [target = HashTarget()](std::span<const int32_t> committed, int32_t wanted,
+                                 std::vector<int32_t>* proposed) {
     *proposed = GreedyContinuation(*target, {committed.begin(), committed.end()}, wanted);
     const size_t wrong = committed.size() % 4;
     if (wrong < proposed->size()) (*proposed)[wrong] = ((*proposed)[wrong] + 1) % kVocab;
@@ -84,7 +89,8 @@ TEST_P(EveryStreamMode, GreedyOutputIsTheTargetsForEveryDrafterRuleGammaAndBatch
           for (const RequestResult& result : results) {
             ASSERT_EQ(result.token_ids,
                       GreedyContinuation(*target, result.request.prompt, result.request.max_new_tokens))
-                << drafter << " " << policy.rule << " " << Name(policy.verification) << " gamma " << gamma << " batch " << n_slots;
+                << drafter << " " << policy.rule << " " << Name(policy.verification) << " gamma " << gamma
+                << " batch " << n_slots;
             ASSERT_EQ(result.finish, FinishReason::kLength);
           }
         }
@@ -96,8 +102,12 @@ TEST_P(EveryStreamMode, GreedyOutputIsTheTargetsForEveryDrafterRuleGammaAndBatch
 TEST_P(EveryStreamMode, ADraftThatIsTheTargetKeepsEveryToken) {
   for (const Sampling& sampling : {Sampling{}, Sampling{.temperature = 0.8f, .top_p = 0.9f}}) {
     for (const Verification verification : {Verification::kToken, Verification::kBlock}) {
-      const EngineOptions options{
-          .n_slots = 3, .gamma = 4, .max_context = 128, .page_size = 5, .streams = GetParam(), .n_threads = 2};
+      const EngineOptions options{.n_slots = 3,
+                                  .gamma = 4,
+                                  .max_context = 128,
+                                  .page_size = 5,
+                                  .streams = GetParam(),
+                                  .n_threads = 2};
       auto engine = MakeEngine(options, PairWith("self"), MakePolicy({.verification = verification}));
       for (const RequestResult& result : RunAll(*engine, SomeRequests(5, sampling))) {
         EXPECT_GT(result.counts.num_draft_tokens, 0);
@@ -158,7 +168,8 @@ TEST_P(EveryStreamMode, AStopIdInsideAKeptBlockCutsThere) {
 TEST(Engine, TheContextIsAsLongAsItMayBe) {
   const auto target = HashTarget();
   for (int32_t gamma : {0, 3}) {
-    auto engine = MakeEngine({.gamma = gamma, .max_context = 20, .page_size = 4}, PairWith("model"), MakePolicy());
+    auto engine =
+        MakeEngine({.gamma = gamma, .max_context = 20, .page_size = 4}, PairWith("model"), MakePolicy());
     const Request request{.prompt = SomePrompt(9, 1), .max_new_tokens = 100};
     const RequestResult result = RunAll(*engine, {request})[0];
     EXPECT_EQ(result.token_ids, GreedyContinuation(*target, request.prompt, 11));
@@ -173,7 +184,8 @@ TEST(Engine, AShortageOfPagesMakesRequestsWaitAndChangesNothing) {
   auto engine = MakeEngine({.n_slots = 4, .gamma = 2, .max_context = 64, .page_size = 4, .cache_tokens = 60},
                            PairWith("model"), MakePolicy());
   for (const RequestResult& result : RunAll(*engine, requests)) {
-    EXPECT_EQ(result.token_ids, GreedyContinuation(*target, result.request.prompt, result.request.max_new_tokens));
+    EXPECT_EQ(result.token_ids,
+              GreedyContinuation(*target, result.request.prompt, result.request.max_new_tokens));
   }
 }
 
@@ -199,7 +211,8 @@ TEST(Engine, TheHeuristicGoesTwoUpAndOneDown) {
 TEST(Engine, DraftingStopsAfterATokenOfLowConfidence) {
   const Sampling sampling{.temperature = 1};
   const auto draft = HashDraft();
-  auto engine = MakeEngine({.gamma = 5, .confidence_min = 0.25f, .max_context = 256}, PairWith("model"), MakePolicy());
+  auto engine =
+      MakeEngine({.gamma = 5, .confidence_min = 0.25f, .max_context = 256}, PairWith("model"), MakePolicy());
   const Request request{.prompt = SomePrompt(3, 3), .sampling = sampling, .max_new_tokens = 200};
   const RequestResult result = RunAll(*engine, {request})[0];
   // More than one token is proposed only after one of q >= 0.25, which is seldom the case over 13 tokens.
@@ -232,8 +245,8 @@ TEST(Engine, ARunThatIsCancelledKeepsWhatItHas) {
 }
 
 TEST(Engine, RequestsThatCannotRunAreRefusedInWords) {
-  auto engine = MakeEngine({.gamma = 2, .max_context = 32, .page_size = 4, .cache_tokens = 20}, PairWith("model"),
-                           MakePolicy());
+  auto engine = MakeEngine({.gamma = 2, .max_context = 32, .page_size = 4, .cache_tokens = 20},
+                           PairWith("model"), MakePolicy());
   const auto message = [&](const Request& request) { return std::string(engine->Submit(request).message()); };
   EXPECT_EQ(message({.id = "a", .prompt = {}, .max_new_tokens = 1}),
             "request a: the prompt is empty; expected at least one token");
@@ -243,10 +256,12 @@ TEST(Engine, RequestsThatCannotRunAreRefusedInWords) {
   EXPECT_EQ(message({.id = "a", .prompt = {1, 13}, .max_new_tokens = 1}),
             "request a: token id 13 in the prompt; expected 0 to 12");
   EXPECT_EQ(message({.id = "a", .prompt = SomePrompt(9, 1), .max_new_tokens = 12}),
-            "request a: needs 21 tokens of cache (prompt 9, max_new_tokens 12); 20 fit. Raise cache.tokens or lower "
+            "request a: needs 21 tokens of cache (prompt 9, max_new_tokens 12); 20 fit. Raise cache.tokens "
+            "or lower "
             "max_new_tokens");
   EXPECT_EQ(message({.id = "a", .prompt = {1}, .max_new_tokens = 1, .stop_strings = {"x"}}),
-            "request a: stop strings need a tokenizer, and  has none; use stop_token_ids or add its tokenizer.json");
+            "request a: stop strings need a tokenizer, and  has none; use stop_token_ids or add its "
+            "tokenizer.json");
   EXPECT_EQ(Engine::Create({.gamma = 99}, PairWith("model"), MakePolicy()).status().message(),
             "speculation.gamma: expected 0 to 31, got 99");
 }

@@ -34,15 +34,17 @@ constexpr ActivationDType kBf16 = ActivationDType::kBf16;
 class Equivalence : public testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Modes, Equivalence,
                          testing::Values(Case{kF32, StreamMode::kInline}, Case{kF32, StreamMode::kThreaded},
-                                         Case{kF32, StreamMode::kAdversarial}, Case{kBf16, StreamMode::kInline},
-                                         Case{kBf16, StreamMode::kThreaded}, Case{kBf16, StreamMode::kAdversarial}),
+                                         Case{kF32, StreamMode::kAdversarial},
+                                         Case{kBf16, StreamMode::kInline}, Case{kBf16, StreamMode::kThreaded},
+                                         Case{kBf16, StreamMode::kAdversarial}),
                          Describe);
 
 // Prompts of ids that both models have; the target has more of them than the draft.
 std::vector<Request> Requests(int32_t n_shared) {
   std::vector<Request> requests;
   for (int32_t i = 0; i < 4; ++i) {
-    requests.push_back({.id = std::to_string(i), .prompt = SomePrompt(3 + 11 * i, 40 + i, n_shared), .max_new_tokens = 8});
+    requests.push_back(
+        {.id = std::to_string(i), .prompt = SomePrompt(3 + 11 * i, 40 + i, n_shared), .max_new_tokens = 8});
   }
   return requests;
 }
@@ -89,7 +91,8 @@ TEST_P(Equivalence, SpeculationIsPlainDecoding) {
               const std::vector<RequestResult> results = RunAll(*engine, requests);
               for (size_t i = 0; i < results.size(); ++i) {
                 ASSERT_EQ(results[i].token_ids, plain[i])
-                    << target_name << " " << drafter << " " << policy.rule << " gamma " << gamma << " batch " << n_slots;
+                    << target_name << " " << drafter << " " << policy.rule << " gamma " << gamma << " batch "
+                    << n_slots;
                 if (drafter == "self") {
                   ASSERT_EQ(results[i].counts.num_accepted_tokens, results[i].counts.num_draft_tokens);
                 }

@@ -44,8 +44,8 @@ TEST(OutcomeSweep, AddsUpAKnownLaw) {
 
 TEST(Law, LosslessIsTheTargetsOverSeveralRounds) {
   for (const Verification verification : {Verification::kToken, Verification::kBlock}) {
-    for (const Sampling& sampling :
-         {Sampling{.temperature = 0.7f}, Sampling{.temperature = 1.3f, .top_k = 2}, Sampling{.temperature = 1, .top_p = 0.7f}}) {
+    for (const Sampling& sampling : {Sampling{.temperature = 0.7f}, Sampling{.temperature = 1.3f, .top_k = 2},
+                                     Sampling{.temperature = 1, .top_p = 0.7f}}) {
       for (uint64_t salt : {1, 2, 3}) {
         const LawCheckResult result = Check({.policy = {.rule = "lossless", .verification = verification},
                                              .gamma = 2,
@@ -88,7 +88,8 @@ TEST(Law, EveryRuleIsWhatItClaims) {
             std::string setting;
             for (const auto& [name, value] : params) setting += " " + name + "=" + std::to_string(value);
             EXPECT_TRUE(result.ok()) << rule.info->name << setting << " " << Name(verification) << " bonus "
-                                     << Name(bonus) << " T " << temperature << ": " << result.largest_difference;
+                                     << Name(bonus) << " T " << temperature << ": "
+                                     << result.largest_difference;
             EXPECT_NEAR(result.total, 1, 1e-12);
           }
         }

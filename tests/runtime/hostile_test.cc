@@ -32,13 +32,15 @@ HostDraftFunction AfterTwelve(std::vector<int32_t> proposal) {
 }
 
 TEST(HostileDrafter, Proposals) {
-  for (const std::vector<int32_t>& proposal :
-       {std::vector<int32_t>{-1}, {0, kVocab}, {std::numeric_limits<int32_t>::min()}, std::vector<int32_t>(1000, 1),
-        std::vector<int32_t>(4, 0)}) {
+  for (const std::vector<int32_t>& proposal : {std::vector<int32_t>{-1},
+                                               {0, kVocab},
+                                               {std::numeric_limits<int32_t>::min()},
+                                               std::vector<int32_t>(1000, 1),
+                                               std::vector<int32_t>(4, 0)}) {
     for (const StreamMode streams : {StreamMode::kInline, StreamMode::kThreaded}) {
-      auto engine =
-          MakeEngine({.gamma = 3, .max_context = 64, .streams = streams},
-                     {.target = {.model = HashTarget()}, .host_drafter = AfterTwelve(proposal)}, MakePolicy({}, false));
+      auto engine = MakeEngine({.gamma = 3, .max_context = 64, .streams = streams},
+                               {.target = {.model = HashTarget()}, .host_drafter = AfterTwelve(proposal)},
+                               MakePolicy({}, false));
       ExpectFault(*engine, "the drafter proposed more tokens than wanted or one outside the vocabulary");
     }
   }
@@ -46,8 +48,9 @@ TEST(HostileDrafter, Proposals) {
 
 TEST(HostileDrafter, ProposingNothingIsPlainDecoding) {
   const auto target = HashTarget();
-  auto engine = MakeEngine({.gamma = 3, .max_context = 64},
-                           {.target = {.model = target}, .host_drafter = AfterTwelve({})}, MakePolicy({}, false));
+  auto engine =
+      MakeEngine({.gamma = 3, .max_context = 64},
+                 {.target = {.model = target}, .host_drafter = AfterTwelve({})}, MakePolicy({}, false));
   const RequestResult result = RunAll(*engine, {{.prompt = SomePrompt(6, 1), .max_new_tokens = 30}})[0];
   EXPECT_EQ(result.token_ids, GreedyContinuation(*target, result.request.prompt, 30));
   EXPECT_EQ(result.counts.num_drafts, 0);
@@ -147,7 +150,8 @@ void ExpectRuleFault(const RuleEntry& rule, float temperature) {
   }
   std::vector<RequestResult> results;
   const absl::Status status = engine->Run(nullptr, &results);
-  EXPECT_NE(std::string(status.message()).find(std::string("rule ") + rule.info->name), std::string::npos) << status;
+  EXPECT_NE(std::string(status.message()).find(std::string("rule ") + rule.info->name), std::string::npos)
+      << status;
 }
 
 TEST(HostileRule, NumbersThatAreNoVerdict) {

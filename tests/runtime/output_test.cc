@@ -30,7 +30,8 @@ TEST(Output, AStopStringEndsTheTextBeforeItWhereverTokensAndRoundsBegin) {
   const auto tokenizer = GoldenTokenizer();
   const std::string text = "one two stop here, STOPPED early and never after";
   const std::vector<int32_t> ids = *tokenizer->Encode(text);
-  for (const std::string stop : {"STOPPED", "o", "early and", "one", " ", "stop here, STOPPED early", "never after"}) {
+  for (const std::string stop :
+       {"STOPPED", "o", "early and", "one", " ", "stop here, STOPPED early", "never after"}) {
     for (int32_t block = 1; block <= 6; ++block) {
       Request request;
       request.stop_strings = {"not in it", stop};
@@ -83,9 +84,10 @@ TEST(Output, TheEngineCutsAtAStopStringAndGoesOn) {
   const auto tokenizer = GoldenTokenizer();
   const auto model = std::make_shared<HashChainModel>(tokenizer->n_ids(), 5, kSpread);
   for (const StreamMode streams : {StreamMode::kInline, StreamMode::kThreaded, StreamMode::kAdversarial}) {
-    auto engine = MakeEngine({.gamma = 4, .max_context = 96, .rounds_ahead = 3, .streams = streams},
-                             {.target = {.model = model}, .draft = ModelSpec{.model = model}, .tokenizer = tokenizer.get()},
-                             MakePolicy());
+    auto engine = MakeEngine(
+        {.gamma = 4, .max_context = 96, .rounds_ahead = 3, .streams = streams},
+        {.target = {.model = model}, .draft = ModelSpec{.model = model}, .tokenizer = tokenizer.get()},
+        MakePolicy());
     Request request{.prompt = {3, 1, 4}, .max_new_tokens = 60};
     const RequestResult free = RunAll(*engine, {request})[0];
     const std::string whole = tokenizer->Decode(free.token_ids);

@@ -62,7 +62,8 @@ inline std::vector<int32_t> SomePrompt(int32_t length, uint64_t seed, int32_t n_
 }
 
 // The target's greedy continuation, from its definition: no engine, no cache.
-inline std::vector<int32_t> GreedyContinuation(const HashChainModel& model, std::vector<int32_t> prefix, int32_t n) {
+inline std::vector<int32_t> GreedyContinuation(const HashChainModel& model, std::vector<int32_t> prefix,
+                                               int32_t n) {
   std::vector<int32_t> tokens;
   for (int32_t i = 0; i < n; ++i) {
     const std::vector<float> logits = model.Logits(prefix);

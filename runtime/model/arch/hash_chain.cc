@@ -25,8 +25,8 @@ void HashChainModel::Emit(Program& program, const Forward& forward) const {
   TANDEM_CHECK(forward.dtype == ActivationDType::kF32) << "HashChainModel runs in fp32";
   LawBuffer out = forward.out;
   out.n_vocab = shape_.n_vocab;
-  program.Add(HashChainArgs{
-      .rows = forward.rows, .kv = forward.kv[0], .salt = salt_, .spread = spread_, .out = out});
+  program.Add(
+      HashChainArgs{.rows = forward.rows, .kv = forward.kv[0], .salt = salt_, .spread = spread_, .out = out});
 }
 
 std::vector<float> HashChainModel::Logits(std::span<const int32_t> prefix) const {

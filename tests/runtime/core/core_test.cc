@@ -19,7 +19,8 @@ TEST(Philox, KnownAnswers) {
   const Philox4x32 ones = Philox({{~0u, ~0u, ~0u, ~0u}}, ~0u, ~0u);
   EXPECT_EQ(ones.word[0], 0x408f276du);
   EXPECT_EQ(ones.word[3], 0x6d5451fdu);
-  const Philox4x32 pi = Philox({{0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u}}, 0xa4093822u, 0x299f31d0u);
+  const Philox4x32 pi =
+      Philox({{0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u}}, 0xa4093822u, 0x299f31d0u);
   EXPECT_EQ(pi.word[0], 0xd16cfe09u);
   EXPECT_EQ(pi.word[1], 0x94fdccebu);
   EXPECT_EQ(pi.word[2], 0x5001e420u);

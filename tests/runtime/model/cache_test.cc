@@ -72,14 +72,25 @@ class CacheTest : public testing::Test {
     ModelSequence& sequence = model_[slot];
     sequence = {};
     for (int32_t i = 0; i < n_prompt; ++i) sequence.tokens.push_back(tokens_.of(slot)[i] = Random(kTokenIds));
-    const SeqState staged{.live = true, .length = n_prompt, .prompt_length = n_prompt, .length_limit = limit,
-                          .gamma = kBlock - 1, .gamma_max = kBlock - 1};
+    const SeqState staged{.live = true,
+                          .length = n_prompt,
+                          .prompt_length = n_prompt,
+                          .length_limit = limit,
+                          .gamma = kBlock - 1,
+                          .gamma_max = kBlock - 1};
     Admit({.slot = slot, .staged = &staged, .states = states_.data()});
   }
 
   void Extend(PlanKind kind) {
-    Plan({.kind = kind, .side = kTarget, .chunk = 8, .n_vocab = kTokenIds, .n_slots = kSlots, .states = states_.data(),
-          .tokens = tokens_, .proposal = proposal_, .rows = rows_});
+    Plan({.kind = kind,
+          .side = kTarget,
+          .chunk = 8,
+          .n_vocab = kTokenIds,
+          .n_slots = kSlots,
+          .states = states_.data(),
+          .tokens = tokens_,
+          .proposal = proposal_,
+          .rows = rows_});
     HashChain({.rows = rows_, .kv = cache_.layers()[0], .salt = kSalt, .spread = 1, .out = {}});
     for (int32_t r = 0; r < *rows_.n_rows; ++r) {
       ModelSequence& sequence = model_[rows_.slot[r]];
@@ -109,8 +120,13 @@ class CacheTest : public testing::Test {
       verdicts_.fault[slot] = Random(50) == 0 ? Fault::kVerdict : Fault::kNone;
     }
     Extend(PlanKind::kVerify);
-    Settle({.n_slots = kSlots, .n_vocab = kTokenIds, .states = states_.data(), .tokens = tokens_,
-            .proposal = proposal_, .verdicts = verdicts_, .records = records_});
+    Settle({.n_slots = kSlots,
+            .n_vocab = kTokenIds,
+            .states = states_.data(),
+            .tokens = tokens_,
+            .proposal = proposal_,
+            .verdicts = verdicts_,
+            .records = records_});
     for (int32_t slot = 0; slot < kSlots; ++slot) {
       if (!records_[slot].ran) continue;
       ModelSequence& sequence = model_[slot];
@@ -144,7 +160,8 @@ class CacheTest : public testing::Test {
     for (int32_t slot = 0; slot < kSlots; ++slot) {
       const int64_t n_pages = cache_.reserved_tokens(slot) / 5;
       n_reserved += n_pages;
-      for (int64_t page = 0; page < n_pages; ++page) pages.insert(kv.offset(slot, 0, static_cast<int32_t>(page) * 5));
+      for (int64_t page = 0; page < n_pages; ++page)
+        pages.insert(kv.offset(slot, 0, static_cast<int32_t>(page) * 5));
     }
     ASSERT_EQ(static_cast<int64_t>(pages.size()), n_reserved);
     ASSERT_EQ(cache_.free_tokens() + n_reserved * 5, cache_.total_tokens());
@@ -159,7 +176,8 @@ class CacheTest : public testing::Test {
       for (size_t t = 0; t < sequence.rows.size(); ++t) {
         hash = HashMix(hash, static_cast<uint64_t>(sequence.tokens[t]));
         uint64_t held;
-        std::memcpy(&held, static_cast<const float*>(kv.k) + kv.offset(slot, 0, static_cast<int32_t>(t)), sizeof(held));
+        std::memcpy(&held, static_cast<const float*>(kv.k) + kv.offset(slot, 0, static_cast<int32_t>(t)),
+                    sizeof(held));
         ASSERT_EQ(held, hash) << "slot " << slot << " row " << t;
         ASSERT_EQ(sequence.rows[t], hash);
       }
@@ -190,7 +208,9 @@ TEST_F(CacheTest, TenThousandRandomSteps) {
         n_refused += free == cache_.free_tokens();
         break;
       }
-      case 1: ReleaseOne(); break;
+      case 1:
+        ReleaseOne();
+        break;
       default:
         if (Prefilled()) {
           Round();
