@@ -35,14 +35,12 @@ struct ChunkRows {
 
 void FindRows(const KvLayer& kv, const void* cache, int slot, int kv_head, int begin, int n,
               ChunkRows& rows) {
-  const int64_t size = static_cast<int64_t>(SizeOf(kv.dtype));
-  const uint8_t* at = nullptr;
-  for (int j = 0; j < n; ++j) {
-    if (j == 0 || (begin + j) % kv.page_size == 0) {
-      at = static_cast<const uint8_t*>(cache) + kv.offset(slot, kv_head, begin + j) * size;
-    }
-    rows.row[j] = at;
-    at += kv.head_dim * size;
+  const int64_t row_bytes = kv.head_dim * static_cast<int64_t>(SizeOf(kv.dtype));
+  for (int j = 0; j < n;) {
+    const int64_t offset = kv.offset(slot, kv_head, begin + j);
+    const uint8_t* at = static_cast<const uint8_t*>(cache) + offset * static_cast<int64_t>(SizeOf(kv.dtype));
+    const int end = std::min(n, j + kv.page_size - (begin + j) % kv.page_size);
+    for (; j < end; ++j, at += row_bytes) rows.row[j] = at;
   }
 }
 
@@ -53,47 +51,65 @@ void FetchRows(const ChunkRows& rows, int n, int64_t row_bytes) {
   }
 }
 
-// One query of a task and its state.
-struct Query {
-  const float* q;  // [head_dim]
-  float* out;      // [head_dim] sum of weight * value over the chunks so far
-  int n_keys;
-  float max;
-  float total;
+// The queries of a task, and what each knows of the chunks so far.
+struct Queries {
+  int n;
+  const float* q[kMaxQueries];  // [head_dim]
+  float* out[kMaxQueries];      // [head_dim] sum of weight * value
+  int n_keys[kMaxQueries];
+  alignas(64) float max[kMaxQueries];
+  alignas(64) float total[kMaxQueries];
+  // Of the chunk at hand:
+  int n_seen[kMaxQueries];              // keys of it
+  alignas(64) float keep[kMaxQueries];  // what the earlier chunks' sums are to be scaled by
 };
 
-// Turns a chunk's scores into weights and takes them into account; the first n count. Returns what the
-// earlier chunks' sums are to be scaled by.
-float Softmax(float scale, int n, float* scores, Query& query) {
+// A score that is NaN gives a weight that is NaN, which Highway's exp alone would make 0.
+HWY_INLINE VF WeightOf(VF score, VF max) {
+  const VF x = hn::Sub(score, max);
+  return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(DF(), x));
+}
+
+// Turns a chunk's scores, [n][kAttentionChunk], into weights, and updates the queries.
+void Softmax(float scale, float* scores, Queries& queries) {
   const DF d;
-  const VF infinity = hn::Set(d, std::numeric_limits<float>::infinity());
-  const VF scales = hn::Set(d, scale);
   const hn::Rebind<int32_t, DF> di;
-  const auto count = hn::Set(di, n);
-  VF max = hn::Neg(infinity);
-  for (int j = 0; j < kAttentionChunk; j += kLanes) {
-    const auto kept = hn::RebindMask(d, hn::Lt(hn::Iota(di, j), count));
-    const VF score = hn::IfThenElse(kept, hn::Mul(hn::LoadU(d, scores + j), scales), hn::Neg(infinity));
-    max = hn::Max(max, score);
-    hn::StoreU(score, d, scores + j);
+  const VF minus_infinity = hn::Set(d, -std::numeric_limits<float>::infinity());
+  const VF scales = hn::Set(d, scale);
+  alignas(64) float new_max[kMaxQueries] = {};
+  for (int i = 0; i < queries.n; ++i) {
+    float* row = scores + i * kAttentionChunk;
+    const int n = queries.n_seen[i];
+    VF max = hn::Set(d, queries.max[i]);
+    for (int j = 0; j < n; j += kLanes) {
+      const auto exists = hn::RebindMask(d, hn::Lt(hn::Iota(di, j), hn::Set(di, n)));
+      const VF score = hn::IfThenElse(exists, hn::Mul(hn::LoadU(d, row + j), scales), minus_infinity);
+      max = hn::Max(max, score);
+      hn::StoreU(score, d, row + j);
+    }
+    new_max[i] = hn::GetLane(hn::MaxOfLanes(d, max));
   }
-  const float new_max = std::max(query.max, hn::GetLane(hn::MaxOfLanes(d, max)));
-  const VF maxes = hn::Set(d, new_max);
-  // A score that is NaN gives a weight that is NaN, which Highway's exp alone would make 0.
-  const auto weight_of = [&](VF score) HWY_ATTR {
-    const VF x = hn::Sub(score, maxes);
-    return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(d, x));
-  };
-  VF total = hn::Zero(d);
-  for (int j = 0; j < kAttentionChunk; j += kLanes) {
-    const VF weight = weight_of(hn::LoadU(d, scores + j));
-    total = hn::Add(total, weight);
-    hn::StoreU(weight, d, scores + j);
+  for (int i = 0; i < queries.n; i += kLanes) {
+    const VF max = hn::Load(d, new_max + i);
+    hn::Store(WeightOf(hn::Load(d, queries.max + i), max), d, queries.keep + i);
+    hn::Store(max, d, queries.max + i);
   }
-  const float keep = hn::GetLane(weight_of(hn::Set(d, query.max)));
-  query.max = new_max;
-  query.total = query.total * keep + SumLanes(total);
-  return keep;
+  for (int i = 0; i < queries.n; ++i) {
+    // Without keys here the query is done, and keeps its sums as they are.
+    if (queries.n_seen[i] == 0) {
+      queries.keep[i] = 1;
+      continue;
+    }
+    float* row = scores + i * kAttentionChunk;
+    const VF max = hn::Set(d, queries.max[i]);
+    VF total = hn::Zero(d);
+    for (int j = 0; j < queries.n_seen[i]; j += kLanes) {
+      const VF weight = WeightOf(hn::LoadU(d, row + j), max);
+      total = hn::Add(total, weight);
+      hn::StoreU(weight, d, row + j);
+    }
+    queries.total[i] = queries.total[i] * queries.keep[i] + SumLanes(total);
+  }
 }
 
 struct F32Values {
@@ -120,20 +136,20 @@ HWY_INLINE void AddValues(const ChunkRows& values, int begin, int end, int i,
   }
 }
 
-// out = out * keep + weights . values, for Q queries and C vectors from element i on. Queries see n[q]
-// values.
+// out = out * keep + weights . values, for Q queries from `first` on and C vectors from element i on.
 template <class W, int Q, int C>
-HWY_NOINLINE void ValueTile(const ChunkRows& values, const int* n, const float* keep, int i,
-                            const float* HWY_RESTRICT weights, Query* queries) {
+HWY_NOINLINE void ValueTile(const ChunkRows& values, int first, int i, const float* HWY_RESTRICT weights,
+                            const Queries& queries) {
   const DF d;
+  const int* n = queries.n_seen + first;
+  float* const* out = queries.out + first;
   const int n_common = *std::min_element(n, n + Q);
   VF acc[Q * C];
   HWY_UNROLL(4)
   for (int q = 0; q < Q; ++q) {
+    const VF keep = hn::Set(d, queries.keep[first + q]);
     HWY_UNROLL(4)
-    for (int c = 0; c < C; ++c) {
-      acc[q * C + c] = hn::Mul(hn::LoadU(d, queries[q].out + i + c * kLanes), hn::Set(d, keep[q]));
-    }
+    for (int c = 0; c < C; ++c) acc[q * C + c] = hn::Mul(hn::LoadU(d, out[q] + i + c * kLanes), keep);
   }
   AddValues<W, Q, C>(values, 0, n_common, i, weights, acc);
   HWY_UNROLL(4)
@@ -143,54 +159,52 @@ HWY_NOINLINE void ValueTile(const ChunkRows& values, const int* n, const float* 
     for (int c = 0; c < C; ++c) one[c] = acc[q * C + c];
     AddValues<W, 1, C>(values, n_common, n[q], i, weights + q * kAttentionChunk, one);
     HWY_UNROLL(4)
-    for (int c = 0; c < C; ++c) hn::StoreU(one[c], d, queries[q].out + i + c * kLanes);
+    for (int c = 0; c < C; ++c) hn::StoreU(one[c], d, out[q] + i + c * kLanes);
   }
 }
 
 template <class W, int C>
-void ValueTileOf(int n_queries, const ChunkRows& values, const int* n, const float* keep, int i,
-                 const float* weights, Query* queries) {
+void ValueTileOf(int n_queries, const ChunkRows& values, int first, int i, const float* weights,
+                 const Queries& queries) {
   switch (n_queries) {
     case 1:
-      return ValueTile<W, 1, C>(values, n, keep, i, weights, queries);
+      return ValueTile<W, 1, C>(values, first, i, weights, queries);
     case 2:
-      return ValueTile<W, 2, C>(values, n, keep, i, weights, queries);
+      return ValueTile<W, 2, C>(values, first, i, weights, queries);
     case 3:
-      return ValueTile<W, 3, C>(values, n, keep, i, weights, queries);
+      return ValueTile<W, 3, C>(values, first, i, weights, queries);
     case 4:
-      return ValueTile<W, 4, C>(values, n, keep, i, weights, queries);
+      return ValueTile<W, 4, C>(values, first, i, weights, queries);
   }
 }
 
-// The elements of a row past its last whole vector.
-void AddLastValues(const ChunkRows& values, DType dtype, int n, float keep, int i, int head_dim,
-                   const float* weights, Query& query) {
-  VF acc = hn::Mul(LoadUpTo(query.out + i, head_dim - i), hn::Set(DF(), keep));
-  for (int j = 0; j < n; ++j) {
-    const View row = {values.row[j], dtype, 1, head_dim};
-    acc = hn::MulAdd(hn::Set(DF(), weights[j]), LoadUpTo(row, i, head_dim - i), acc);
+// The elements of a row past its last whole vector, for one query.
+void AddLastValues(const ChunkRows& values, const KvLayer& kv, int q, int i, const float* weights,
+                   const Queries& queries) {
+  const int left = kv.head_dim - i;
+  VF acc = hn::Mul(LoadUpTo(queries.out[q] + i, left), hn::Set(DF(), queries.keep[q]));
+  for (int j = 0; j < queries.n_seen[q]; ++j) {
+    const View row = {values.row[j], kv.dtype, 1, kv.head_dim};
+    acc = hn::MulAdd(hn::Set(DF(), weights[j]), LoadUpTo(row, i, left), acc);
   }
-  StoreUpTo(acc, query.out + i, head_dim - i);
+  StoreUpTo(acc, queries.out[q] + i, left);
 }
 
 template <class W>
-void AddChunkValues(const ChunkRows& values, const KvLayer& kv, int n_queries, const int* n,
-                    const float* keep, const float* weights, Query* queries) {
+void AddChunkValues(const ChunkRows& values, const KvLayer& kv, const float* weights,
+                    const Queries& queries) {
   const int d = kv.head_dim;
-  for (int q = 0; q < n_queries; q += kValueQueries) {
-    const int n_tile = std::min(kValueQueries, n_queries - q);
-    const float* tile_weights = weights + q * kAttentionChunk;
+  for (int first = 0; first < queries.n; first += kValueQueries) {
+    const int n = std::min(kValueQueries, queries.n - first);
+    const float* tile_weights = weights + first * kAttentionChunk;
     int i = 0;
     for (; i + kValueVectors * kLanes <= d; i += kValueVectors * kLanes) {
-      ValueTileOf<W, kValueVectors>(n_tile, values, n + q, keep + q, i, tile_weights, queries + q);
+      ValueTileOf<W, kValueVectors>(n, values, first, i, tile_weights, queries);
     }
-    for (; i + kLanes <= d; i += kLanes) {
-      ValueTileOf<W, 1>(n_tile, values, n + q, keep + q, i, tile_weights, queries + q);
-    }
+    for (; i + kLanes <= d; i += kLanes) ValueTileOf<W, 1>(n, values, first, i, tile_weights, queries);
     if (i == d) continue;
-    for (int t = 0; t < n_tile; ++t) {
-      AddLastValues(values, kv.dtype, n[q + t], keep[q + t], i, d, tile_weights + t * kAttentionChunk,
-                    queries[q + t]);
+    for (int q = 0; q < n; ++q) {
+      AddLastValues(values, kv, first + q, i, tile_weights + q * kAttentionChunk, queries);
     }
   }
 }
@@ -222,49 +236,67 @@ void Scores(const ChunkRows& keys, int n, int head_dim, int n_queries, const flo
 }
 
 template <class Keys, class Values, bool kEvenOdd>
-void Attend(const AttentionArgs& args, int slot, int kv_head, int n_queries, Query* queries) {
+void Attend(const AttentionArgs& args, int slot, int kv_head, Queries& queries) {
   const KvLayer& kv = args.kv;
   const int d = kv.head_dim;
+  const int64_t row_bytes = d * static_cast<int64_t>(SizeOf(kv.dtype));
   alignas(64) float packed[kMaxQueries * kAttentionMaxHeadDim];
   alignas(64) float scores[kMaxQueries * kAttentionChunk];
-  const Tiles tiles(n_queries);
-  int n_keys = 0;
+  const Tiles tiles(queries.n);
   for (int tile = 0; tile < tiles.n_tiles; ++tile) {
     const int begin = tiles.begin(tile), end = tiles.begin(tile + 1);
     for (int i = begin; i < end; ++i) {
-      const float* q = queries[i].q;
+      const float* q = queries.q[i];
       const auto value_at = [&](int64_t k) HWY_ATTR { return LoadUpTo(q + k, d - k); };
       PackColumn<kEvenOdd>(d, i - begin, end - begin, value_at, packed + begin * PaddedLength(d));
-      std::fill(queries[i].out, queries[i].out + d, 0.f);
-      n_keys = std::max(n_keys, queries[i].n_keys);
     }
   }
-  const int64_t row_bytes = d * static_cast<int64_t>(SizeOf(kv.dtype));
+  for (int i = 0; i < queries.n; ++i) std::fill(queries.out[i], queries.out[i] + d, 0.f);
+  const int n_keys = *std::max_element(queries.n_keys, queries.n_keys + queries.n);
   const auto chunk_size = [&](int begin) { return std::clamp(n_keys - begin, 0, kAttentionChunk); };
+
   ChunkRows keys, values;
   FindRows(kv, kv.k, slot, kv_head, 0, chunk_size(0), keys);
   for (int begin = 0; begin < n_keys; begin += kAttentionChunk) {
     const int n = chunk_size(begin);
     FindRows(kv, kv.v, slot, kv_head, begin, n, values);
     FetchRows(values, n, row_bytes);
-    Scores<Keys>(keys, n, d, n_queries, packed, scores);
+    Scores<Keys>(keys, n, d, queries.n, packed, scores);
     const int next = begin + kAttentionChunk;
     FindRows(kv, kv.k, slot, kv_head, next, chunk_size(next), keys);
     FetchRows(keys, chunk_size(next), row_bytes);
-    int n_seen[kMaxQueries];
-    float keep[kMaxQueries];
-    for (int i = 0; i < n_queries; ++i) {
-      n_seen[i] = std::clamp(queries[i].n_keys - begin, 0, n);
-      // Without keys here the query is done: weights of none, and its sum kept as it is.
-      keep[i] = n_seen[i] ? Softmax(args.scale, n_seen[i], scores + i * kAttentionChunk, queries[i]) : 1.f;
-    }
-    AddChunkValues<Values>(values, kv, n_queries, n_seen, keep, scores, queries);
+    for (int i = 0; i < queries.n; ++i) queries.n_seen[i] = std::clamp(queries.n_keys[i] - begin, 0, n);
+    Softmax(args.scale, scores, queries);
+    AddChunkValues<Values>(values, kv, scores, queries);
   }
-  for (int i = 0; i < n_queries; ++i) {
-    const VF total = hn::Set(DF(), queries[i].total);
-    for (int k = 0; k < d; k += kLanes) {
-      StoreUpTo(hn::Div(LoadUpTo(queries[i].out + k, d - k), total), queries[i].out + k, d - k);
-    }
+  for (int i = 0; i < queries.n; ++i) {
+    const VF total = hn::Set(DF(), queries.total[i]);
+    float* out = queries.out[i];
+    for (int k = 0; k < d; k += kLanes) StoreUpTo(hn::Div(LoadUpTo(out + k, d - k), total), out + k, d - k);
+  }
+}
+
+// Queries [first, first + kMaxQueries) of the n_queries that rows from `begin` on have for one kv head.
+void AttendSome(const AttentionArgs& args, int begin, int kv_head, int first, int n_queries) {
+  const int group = args.n_heads / args.kv.n_kv_heads;
+  Queries queries;
+  queries.n = std::min(kMaxQueries, n_queries - first);
+  for (int i = 0; i < kMaxQueries; ++i) {
+    queries.max[i] = -std::numeric_limits<float>::infinity();
+    queries.total[i] = 0;
+  }
+  for (int i = 0; i < queries.n; ++i) {
+    const int64_t r = begin + (first + i) / group;
+    const int64_t head = (r * args.n_heads + kv_head * group + (first + i) % group) * args.kv.head_dim;
+    queries.q[i] = args.q + head;
+    queries.out[i] = args.out + head;
+    queries.n_keys[i] = args.rows.position[r] + 1;
+  }
+  const int slot = args.rows.slot[begin];
+  if (args.kv.dtype == DType::kF32) {
+    Attend<F32Weights, F32Values, false>(args, slot, kv_head, queries);
+  } else {
+    Attend<Bf16Weights, Bf16Values, true>(args, slot, kv_head, queries);
   }
 }
 
@@ -289,20 +321,7 @@ void Attention(const AttentionArgs& args, Worker worker) {
       if (task < share.begin || task >= share.end) continue;
       const int n_queries = (end - begin) * group;
       for (int first = 0; first < n_queries; first += kMaxQueries) {
-        const int n = std::min(kMaxQueries, n_queries - first);
-        Query queries[kMaxQueries];
-        for (int i = 0; i < n; ++i) {
-          const int64_t r = begin + (first + i) / group;
-          const int64_t head = (r * args.n_heads + kv_head * group + (first + i) % group) * kv.head_dim;
-          queries[i] = {args.q + head, args.out + head, args.rows.position[r] + 1,
-                        -std::numeric_limits<float>::infinity(), 0.f};
-        }
-        const int slot = args.rows.slot[begin];
-        if (kv.dtype == DType::kF32) {
-          Attend<F32Weights, F32Values, false>(args, slot, kv_head, n, queries);
-        } else {
-          Attend<Bf16Weights, Bf16Values, true>(args, slot, kv_head, n, queries);
-        }
+        AttendSome(args, begin, kv_head, first, n_queries);
       }
     }
   }
