@@ -149,6 +149,7 @@ struct Options {
   int threads = static_cast<int>(std::thread::hardware_concurrency());
   int repetitions = 30;
   std::string stack;
+  bool round_bf16 = false;
 };
 
 class Bench {
@@ -164,7 +165,7 @@ class Bench {
   void Measure(const StackCase& shape) {
     constexpr int kRows[] = {1, 2, 6, 16};
     constexpr int kCounts = std::size(kRows);
-    Stack stack(shape, options_.threads);
+    Stack stack(shape, options_.threads, options_.round_bf16);
     const size_t n_labels = stack.labels().size();
     std::vector<std::vector<double>> times[kCounts];
     uint64_t hashes[kCounts] = {};
@@ -242,7 +243,7 @@ class Bench {
 int Main(int argc, char** argv) {
   Options options;
   const auto usage = [&](const char* name) {
-    std::fprintf(stderr, "usage: %s [--threads N] [--repetitions N] [--stack", name);
+    std::fprintf(stderr, "usage: %s [--threads N] [--repetitions N] [--dtype fp32|bf16] [--stack", name);
     for (const StackCase& stack : kStacks)
       std::fprintf(stderr, "%s%s", &stack == kStacks ? " " : "|", stack.name);
     std::fprintf(stderr, "]\n");
@@ -255,6 +256,8 @@ int Main(int argc, char** argv) {
       options.threads = std::atoi(argv[i + 1]);
     } else if (option == "--repetitions") {
       options.repetitions = std::atoi(argv[i + 1]);
+    } else if (option == "--dtype" && (argv[i + 1] == std::string("fp32") || argv[i + 1] == std::string("bf16"))) {
+      options.round_bf16 = argv[i + 1] == std::string("bf16");
     } else if (option == "--stack") {
       options.stack = argv[i + 1];
     } else {
@@ -264,7 +267,8 @@ int Main(int argc, char** argv) {
   if (options.threads < 1 || options.repetitions < 1) return usage(argv[0]);
   Bench bench(options);
   bool any = false;
-  std::printf("%d threads, %d repetitions\n", options.threads, options.repetitions);
+  std::printf("%d threads, %d repetitions, products in %s\n", options.threads, options.repetitions,
+              options.round_bf16 ? "bf16" : "fp32");
   for (const StackCase& stack : kStacks) {
     if (!options.stack.empty() && options.stack != stack.name) continue;
     bench.Measure(stack);

@@ -58,8 +58,9 @@ inline constexpr int kPageSize = 16;
 // Weights are bf16, in 4 KiB pages.
 class Stack {
  public:
-  Stack(const StackCase& shape, int n_workers)
-      : shape_(shape), n_workers_(n_workers), weights_(WeightBytes(shape), /*small=*/true) {
+  // `round_bf16`: products take their inputs rounded to bf16 (dtype: bf16), else in fp32.
+  Stack(const StackCase& shape, int n_workers, bool round_bf16)
+      : shape_(shape), n_workers_(n_workers), round_bf16_(round_bf16), weights_(WeightBytes(shape), /*small=*/true) {
     Random random;
     auto* w = reinterpret_cast<uint16_t*>(weights_.data());
     for (size_t i = 0; i < weights_.bytes() / 2; i += 2) {
@@ -130,6 +131,7 @@ class Stack {
     args.in_dim = in_dim;
     args.norm = norm;
     args.norm_eps = 1e-5f;
+    args.round_bf16 = round_bf16_;
     args.n_rows = rows_.n_rows;
     args.max_rows = kMaxRows;
     args.scratch = scratch_;
@@ -220,6 +222,7 @@ class Stack {
 
   StackCase shape_;
   int n_workers_;
+  bool round_bf16_;
   Pages weights_;
   size_t used_ = 0;
   Arena arena_;
