@@ -256,7 +256,8 @@ int Main(int argc, char** argv) {
       options.threads = std::atoi(argv[i + 1]);
     } else if (option == "--repetitions") {
       options.repetitions = std::atoi(argv[i + 1]);
-    } else if (option == "--dtype" && (argv[i + 1] == std::string("fp32") || argv[i + 1] == std::string("bf16"))) {
+    } else if (option == "--dtype" &&
+               (argv[i + 1] == std::string("fp32") || argv[i + 1] == std::string("bf16"))) {
       options.round_bf16 = argv[i + 1] == std::string("bf16");
     } else if (option == "--stack") {
       options.stack = argv[i + 1];

@@ -60,7 +60,10 @@ class Stack {
  public:
   // `round_bf16`: products take their inputs rounded to bf16 (dtype: bf16), else in fp32.
   Stack(const StackCase& shape, int n_workers, bool round_bf16)
-      : shape_(shape), n_workers_(n_workers), round_bf16_(round_bf16), weights_(WeightBytes(shape), /*small=*/true) {
+      : shape_(shape),
+        n_workers_(n_workers),
+        round_bf16_(round_bf16),
+        weights_(WeightBytes(shape), /*small=*/true) {
     Random random;
     auto* w = reinterpret_cast<uint16_t*>(weights_.data());
     for (size_t i = 0; i < weights_.bytes() / 2; i += 2) {

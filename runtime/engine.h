@@ -110,7 +110,7 @@ class Engine {
   const Program& round() const { return round_; }
 
  private:
-  enum Event : EventId { kSettled, kDrafted };
+  enum Event : EventId { kSettled, kDrafted, kPrefilled };
 
   Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Policy> policy);
 

@@ -105,6 +105,7 @@ void Engine::RecordPrograms() {
   prefill_.At(Lane::kDraft, Phase::kPrefill);
   prefill_.Wait(kSettled);  // the sequence was admitted
   drafter_->Prefill(prefill_, batch_, options_.prefill_chunk);
+  prefill_.Record(kPrefilled);
   prefill_.At(Lane::kTarget, Phase::kPrefill);
   verifier_->Prefill(prefill_, batch_, options_.prefill_chunk);
 
@@ -112,6 +113,7 @@ void Engine::RecordPrograms() {
   cut_.resize(options_.n_slots);
   for (int32_t slot = 0; slot < options_.n_slots; ++slot) {
     admit_[slot].At(Lane::kTarget, Phase::kSettle);
+    admit_[slot].Wait(kPrefilled);  // planning a prefill looks at every slot
     admit_[slot].Add(AdmitArgs{.slot = slot, .staged = staged_ + slot, .states = batch_.states});
     admit_[slot].Record(kSettled);
     cut_[slot].At(Lane::kTarget, Phase::kSettle);

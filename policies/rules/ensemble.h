@@ -13,7 +13,7 @@ struct Ensemble {
       .about = "the laws' mixture",
       .tests = "q, p; at T = 0 q1, p1",
       .at_zero = "keep x iff the mixture of q1 and p1 gives it more than argmax p, or x = argmax p",
-      .source = "arXiv 2211.17192, A.5; Hugging Face assistant_ensemble_weight"};
+      .source = "Hugging Face, assistant_ensemble_weight"};
   float weight;
 
   // The mixture of two one-hot laws would be a coin; at T = 0 all weight goes to one of them.

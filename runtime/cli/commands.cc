@@ -92,6 +92,17 @@ const Command* FindCommand(std::span<const std::string> words, std::span<const s
   return nullptr;
 }
 
+// The help of every command that begins with this word and another ("config", "rules"); empty if none does.
+std::string GroupHelp(const std::string& word) {
+  std::string text;
+  for (const Command& command : Commands()) {
+    const std::string name = command.name;
+    if (FirstWord(name) == word && name != word)
+      absl::StrAppend(&text, text.empty() ? "" : "\n", HelpText(command));
+  }
+  return text;
+}
+
 }  // namespace
 
 std::vector<Flag> ConfigFlags() {
@@ -169,6 +180,10 @@ int RunTandem(int argc, char** argv) {
   }
   if (words[0][0] == '-')
     return UsageError(absl::StrCat("unknown flag ", words[0], Suggestion(words[0], {"--help", "--version"})));
+  if (words.size() == 2 && (words[1] == "--help" || words[1] == "-h")) {
+    const std::string help = GroupHelp(words[0]);
+    if (!help.empty()) return Print(help).ok() ? kExitOk : kExitFailure;
+  }
   std::span<const std::string> rest;
   const Command* command = FindCommand(words, &rest);
   if (command == nullptr) return kExitUsage;

@@ -6,13 +6,33 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <string>
+#include <utility>
 #include <vector>
+
+#include "hwy/highway.h"
+#include "hwy/targets.h"
 
 namespace tandem {
 namespace {
 
 constexpr float kEps = std::numeric_limits<float>::epsilon();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Every test runs on each instruction set that this machine has and the kernels are compiled for.
+class Laws : public testing::TestWithParam<int64_t> {
+ protected:
+  void SetUp() override { Use(GetParam()); }
+  void TearDown() override { Use(0); }
+
+ private:
+  static void Use(int64_t target) {
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Targets, Laws, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
+                         [](const auto& info) { return std::string(hwy::TargetName(info.param)); });
 
 // One law step over `n_rows` rows that all belong to slot 0.
 struct Fixture {
@@ -58,7 +78,7 @@ double ProbTolerance(const Law& law, double exponent) {
   return (2 + std::abs(exponent) + 2 * std::abs(law.record.lse)) * kEps;
 }
 
-TEST(Law, AgreesWithTheReference) {
+TEST_P(Laws, AgreesWithTheReference) {
   std::mt19937 rng(1);
   for (int32_t n_vocab : {1, 2, 3, 5, 16, 31, 33, 307, 1023, 1024, 1025, 8192, 20000}) {
     for (float spread : {0.f, 0.5f, 3.f, 30.f}) {
@@ -84,7 +104,7 @@ TEST(Law, AgreesWithTheReference) {
 // What top-p means, checked as such: the kept set reaches top_p of the mass after top-k, and without its
 // smallest value it would not. Mass is summed in double here; the kernel's weights are off by a few fp32 ulp
 // each.
-TEST(Law, TopPIsTheSmallestSetThatReachesIt) {
+TEST_P(Laws, TopPIsTheSmallestSetThatReachesIt) {
   std::mt19937 rng(2);
   for (int32_t n_vocab : {1, 2, 5, 40, 307, 8192}) {
     for (float spread : {0.f, 0.01f, 1.f, 3.f, 20.f}) {
@@ -120,7 +140,7 @@ TEST(Law, TopPIsTheSmallestSetThatReachesIt) {
   }
 }
 
-TEST(Law, ProbabilitiesAgreeWithDouble) {
+TEST_P(Laws, ProbabilitiesAgreeWithDouble) {
   std::mt19937 rng(3);
   for (int32_t n_vocab : {1, 3, 17, 1000, 3000}) {
     for (const Sampling& sampling :
@@ -158,7 +178,7 @@ TEST(Law, ProbabilitiesAgreeWithDouble) {
 }
 
 // The tolerance of exp itself, over all it is used for.
-TEST(Law, WeightsOfEverySize) {
+TEST_P(Laws, WeightsOfEverySize) {
   const int32_t n_vocab = 4000;
   Fixture fixture(1, n_vocab, n_vocab);
   for (int32_t v = 0; v < n_vocab; ++v) fixture.logits[v] = -0.03f * v;
@@ -175,7 +195,7 @@ TEST(Law, WeightsOfEverySize) {
   }
 }
 
-TEST(Law, AProbabilityHasTheSameBitsInEveryCall) {
+TEST_P(Laws, AProbabilityHasTheSameBitsInEveryCall) {
   const int32_t n_vocab = 1500;
   Fixture fixture(1, n_vocab, n_vocab);
   std::mt19937 rng(4);
@@ -202,7 +222,7 @@ TEST(Law, AProbabilityHasTheSameBitsInEveryCall) {
   EXPECT_EQ(some[1], 0);
 }
 
-TEST(Law, GreedyIsOneHotAtTheLowestOfEquals) {
+TEST_P(Laws, GreedyIsOneHotAtTheLowestOfEquals) {
   Fixture fixture(1, 5, 5);
   fixture.logits = {1, 3, 2, 3, 3};
   const Law law = fixture.Run({0});
@@ -214,7 +234,7 @@ TEST(Law, GreedyIsOneHotAtTheLowestOfEquals) {
   EXPECT_GT(LawEntropy1(law), 1);
 }
 
-TEST(Law, TiesAtTheCutoffStay) {
+TEST_P(Laws, TiesAtTheCutoffStay) {
   Fixture fixture(1, 6, 6);
   fixture.logits = {2, 1, 1, 0, 1, -1};
   EXPECT_EQ(fixture.Run({1, 2}).record.cutoff, 1);
@@ -222,7 +242,7 @@ TEST(Law, TiesAtTheCutoffStay) {
   EXPECT_EQ(fixture.Run({1, 0, 1, 1}).record.cutoff, 2);
 }
 
-TEST(Law, MaskedTokensAndNoLaw) {
+TEST_P(Laws, MaskedTokensAndNoLaw) {
   Fixture fixture(1, 40, 40);
   std::fill(fixture.logits.begin(), fixture.logits.end(), -kInfinity);
   for (const Sampling& sampling :
@@ -247,8 +267,19 @@ TEST(Law, MaskedTokensAndNoLaw) {
   }
 }
 
+TEST_P(Laws, ANaNIsSeenWhereverItIs) {
+  for (int32_t n : {1, 37, 130}) {
+    for (int32_t at = 0; at < n; ++at) {
+      Fixture fixture(1, n, n);
+      std::fill(fixture.logits.begin(), fixture.logits.end(), 1.f);
+      fixture.logits[at] = std::numeric_limits<float>::quiet_NaN();
+      EXPECT_FALSE(fixture.Run({0.7f, 0, 0.9f}).finite()) << at << " of " << n;
+    }
+  }
+}
+
 // Spans on which halving makes slow progress must still end, with the right answer.
-TEST(Law, HostileSpans) {
+TEST_P(Laws, HostileSpans) {
   Fixture fixture(1, 300, 300);
   for (int i = 0; i < 300; ++i) fixture.logits[i] = i < 150 ? std::ldexp(1.f, -i) : -std::ldexp(1.f, i - 173);
   std::vector<float> sorted = fixture.logits;
@@ -260,14 +291,14 @@ TEST(Law, HostileSpans) {
   EXPECT_EQ(fixture.Run({1, 0, 0.5f}).record.cutoff, fixture.logits[0]);
 }
 
-TEST(Law, KthLargest) {
+TEST_P(Laws, KthLargest) {
   std::vector<float> values = {0, 3, 1, 3, -kInfinity, 2}, scratch(6);
   for (auto [k, want] : {std::pair{1, 3.f}, {2, 3.f}, {3, 2.f}, {5, 0.f}, {6, -kInfinity}, {9, -kInfinity}}) {
     EXPECT_EQ(KthLargest(values.data(), 6, k, scratch.data()), want) << k;
   }
 }
 
-TEST(Law, SumsAreExactForWeightsOfOneScale) {
+TEST_P(Laws, SumsAreExactForWeightsOfOneScale) {
   std::vector<float> a(2049), b(2049);
   for (int i = 0; i < 2049; ++i) a[i] = (i % 7) * 0.25f, b[i] = (i % 5) * 0.25f;
   double sum = 0, difference = 0;
@@ -276,7 +307,7 @@ TEST(Law, SumsAreExactForWeightsOfOneScale) {
   EXPECT_EQ(SumPositiveDifference(a.data(), b.data(), 2049), difference);
 }
 
-TEST(Law, WorkersDoNotChangeBits) {
+TEST_P(Laws, WorkersDoNotChangeBits) {
   Fixture fixture(11, 307, 320);
   std::mt19937 rng(5);
   std::normal_distribution<float> normal(0, 3);
