@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "kernels/sample/sample.h"
 #include "runtime/core/check.h"
@@ -116,8 +117,13 @@ class SlotJudge {
     if (!needs(Needs::kTv)) return;
     if (row_.greedy) {
       row_.tv = row_.q.argmax == row_.p.argmax ? 0 : 1;
+    } else if (!has_law) {
+      row_.tv = 1 - row_.p.x;
     } else {
-      row_.tv = static_cast<float>(SumPositiveDifference(tokens().q, tokens().p, n_vocab_));
+      const int32_t n_blocks = NumLawBlocks(n_vocab_);
+      const int64_t row = static_cast<int64_t>(slot_) * args_.scores.block + row_.position;
+      const double* blocks = args_.total_variation + row * n_blocks;
+      row_.tv = static_cast<float>(std::accumulate(blocks, blocks + n_blocks, 0.0));
     }
   }
 

@@ -41,7 +41,8 @@ struct JudgeArgs {
   Proposal proposal;
   Scores scores;
   Verdicts verdicts;
-  float* scratch;  // [n_workers, JudgeScratch(n_vocab)]
+  const double* total_variation;  // TotalVariationArgs::out; null unless the rule needs it and q is known
+  float* scratch;                 // [n_workers, JudgeScratch(n_vocab)]
   int64_t scratch_stride;
 };
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/total_variation/total_variation.h"
 #include "policies/registry.h"
 
 namespace tandem {
@@ -148,6 +149,17 @@ Verdicts Policy::judge(Program& round, const Batch& batch, const Proposal& propo
   verdicts.fault = arena_.New<Fault>(batch.n_slots);
 
   JudgeArgs args{};
+  const int32_t n_vocab = std::max(scores.law.n_vocab, proposal.has_law ? proposal.law.n_vocab : 0);
+  if ((entry_.info->needs & Needs::kTv) != 0 && proposal.has_law) {
+    auto* blocks =
+        arena_.New<double>(static_cast<size_t>(batch.n_slots) * scores.block * NumLawBlocks(n_vocab));
+    args.total_variation = blocks;
+    round.Add(TotalVariationArgs{.n_slots = batch.n_slots,
+                                 .states = batch.states,
+                                 .proposal = proposal,
+                                 .scores = scores,
+                                 .out = blocks});
+  }
   args.rule = &entry_;
   std::copy(params_, params_ + kMaxParams, args.params);
   args.verification = options_.verification;
@@ -156,8 +168,7 @@ Verdicts Policy::judge(Program& round, const Batch& batch, const Proposal& propo
   args.proposal = proposal;
   args.scores = scores;
   args.verdicts = verdicts;
-  args.scratch_stride =
-      JudgeScratch(std::max(scores.law.n_vocab, proposal.has_law ? proposal.law.n_vocab : 0));
+  args.scratch_stride = JudgeScratch(n_vocab);
   args.scratch = arena_.New<float>(static_cast<size_t>(batch.n_workers) * args.scratch_stride);
   round.Add(args);
   return verdicts;

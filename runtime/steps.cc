@@ -11,6 +11,7 @@
 #include "kernels/rope/rope.h"
 #include "kernels/sample/sample.h"
 #include "kernels/silu_gate/silu_gate.h"
+#include "kernels/total_variation/total_variation.h"
 #include "policies/judge.h"
 #include "runtime/settle.h"
 
@@ -24,8 +25,10 @@ bool IsParallel(Op op) {
     case Op::kRopeAppend:
     case Op::kAttention:
     case Op::kSiluGate:
+    case Op::kLawBlocks:
     case Op::kLaw:
     case Op::kSample:
+    case Op::kTotalVariation:
     case Op::kJudge:
       return true;
     default:
@@ -47,10 +50,14 @@ void RunParallelStep(const Program& program, const Step& step, Worker worker) {
       return AttentionCpu(program.args_as<AttentionArgs>(step), worker);
     case Op::kSiluGate:
       return SiluGateCpu(program.args_as<SiluGateArgs>(step), worker);
+    case Op::kLawBlocks:
+      return LawBlocksCpu(program.args_as<LawBlocksArgs>(step), worker);
     case Op::kLaw:
       return LawCpu(program.args_as<LawArgs>(step), worker);
     case Op::kSample:
       return SampleCpu(program.args_as<SampleArgs>(step), worker);
+    case Op::kTotalVariation:
+      return TotalVariationCpu(program.args_as<TotalVariationArgs>(step), worker);
     case Op::kJudge:
       return JudgeCpu(program.args_as<JudgeArgs>(step), worker);
     default:
@@ -109,6 +116,8 @@ const char* Name(Op op) {
       return "hash_chain";
     case Op::kAdvance:
       return "advance";
+    case Op::kLawBlocks:
+      return "law_blocks";
     case Op::kLaw:
       return "law";
     case Op::kSample:
@@ -117,6 +126,8 @@ const char* Name(Op op) {
       return "lookup";
     case Op::kHostDraft:
       return "host_draft";
+    case Op::kTotalVariation:
+      return "total_variation";
     case Op::kJudge:
       return "judge";
     case Op::kSettle:

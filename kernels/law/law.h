@@ -7,8 +7,7 @@
 //
 // The highest of the three counts; tokens at the cutoff stay.
 //
-// Deterministic: a sum's order is fixed by the vocabulary (blocks of kLawBlock tokens, in order), whoever
-// computes it. A NaN or +infinite logit makes lse and lse1 NaN, which the judge reports; a logit of -infinity
+// A NaN or +infinite logit makes lse and lse1 NaN, which the judge reports; a logit of -infinity
 // is a token of probability 0. No row can hang or read outside its buffer.
 #ifndef TANDEM_KERNELS_LAW_LAW_H_
 #define TANDEM_KERNELS_LAW_LAW_H_
@@ -19,17 +18,26 @@
 
 namespace tandem {
 
-inline constexpr int kLawBlock = 1024;
+// The blocks of every planned row: max, argmax and mass1, and `mass` (of the block's own max still) where nothing is cut
+// off. A step of its own, because it is what can be shared out, block by block.
+struct LawBlocksArgs {
+  static constexpr Op kOp = Op::kLawBlocks;
+  const SeqState* states;
+  RowPlan rows;    // as LawArgs
+  LawBuffer laws;  // logits in, blocks out
+};
 
+// The record of every planned row from its blocks, and their masses.
 struct LawArgs {
   static constexpr Op kOp = Op::kLaw;
   const SeqState* states;
   RowPlan rows;    // logits_out names the rows of `laws`; slot[logits_row] their sequence
-  LawBuffer laws;  // logits in, records out
+  LawBuffer laws;  // logits and blocks in; records and the blocks' masses out
   float* scratch;  // [n_workers, laws.stride]
 };
 
-void LawReference(const LawArgs& args);  // sorts, sums in double
+void LawReference(const LawArgs& args);  // from the logits alone; sorts, sums in double
+void LawBlocksCpu(const LawBlocksArgs& args, Worker worker);
 void LawCpu(const LawArgs& args, Worker worker);
 
 // out[v - begin] = p(v), or p1(v), for begin <= v < end; 0 outside the law's vocabulary, one-hot for p at T =
@@ -42,9 +50,11 @@ void LawProbs1(const Law& law, int32_t begin, int32_t end, float* out);
 float LawEntropy(const Law& law);
 float LawEntropy1(const Law& law);
 
-// Sums in double of n weights; of max(0, a - b).
+// Sum over begin <= v < end of max(0, q(v) - p(v)). REQUIRES: both finite and neither greedy.
+double LawTotalVariation(const Law& q, const Law& p, int32_t begin, int32_t end);
+
+// Sum in double of n weights.
 double SumWeights(const float* weights, int32_t n);
-double SumPositiveDifference(const float* a, const float* b, int32_t n);
 
 // The k-th largest of n values (k >= 1; the smallest if k > n). NaN-free. scratch: [n].
 float KthLargest(const float* values, int32_t n, int32_t k, float* scratch);

@@ -256,43 +256,87 @@ float BelowTopP(const Measure& measure, double mass, size_t n, float top_p) {
   return static_cast<float>(std::max<double>(value, std::numeric_limits<float>::lowest()));
 }
 
-LawRecord RecordOf(const float* logits, int32_t n_vocab, const Sampling& sampling, float* scratch) {
-  const size_t n = static_cast<size_t>(n_vocab);
+// `logits`: of the block's tokens, which begin at `begin`.
+LawBlock BlockOf(const float* logits, int32_t begin, size_t n, const Sampling& sampling) {
   const Peak peak = FindPeak(logits, n);
+  LawBlock block = {.max = peak.max, .argmax = begin + peak.argmax};
+  if (peak.has_nan) {
+    block.max = block.mass1 = std::numeric_limits<float>::quiet_NaN();
+  } else if (peak.max > kPad) {
+    block.mass1 = SumExp(logits, n, peak.max, 1, kPad);
+    block.mass = block.mass1;
+    if (!sampling.greedy() && !sampling.cuts() && sampling.temperature != 1) {
+      block.mass = SumExp(logits, n, peak.max, 1 / sampling.temperature, kPad);
+    }
+  }
+  return block;
+}
+
+// The highest cutoff of those that are on.
+float CutoffOf(const float* logits, size_t n, const LawRecord& record, const Sampling& sampling,
+               float* scratch) {
+  float cutoff = kPad;
+  if (sampling.top_k > 0 && static_cast<size_t>(sampling.top_k) < n) {
+    cutoff = KthLargestImpl(logits, static_cast<int32_t>(n), sampling.top_k, scratch);
+  }
+  if (sampling.top_p < 1) {
+    const Measure measure = {false, record.max, record.inv_t};
+    const double mass = SumExp(logits, n, record.max, record.inv_t, cutoff);
+    const float low = std::max(cutoff, BelowTopP(measure, mass, n, sampling.top_p));
+    const size_t n_left = Filter(logits, n, low, std::numeric_limits<float>::infinity(), scratch);
+    cutoff = std::max(cutoff, Select(scratch, n_left, measure, sampling.top_p * mass));
+  }
+  if (sampling.min_p > 0) {
+    cutoff = std::max(cutoff, record.max + std::log(sampling.min_p) / record.inv_t);
+  }
+  return cutoff;
+}
+
+LawRecord RecordOf(const float* logits, int32_t n_vocab, const Sampling& sampling, LawBlock* blocks,
+                   float* scratch) {
+  const size_t n = static_cast<size_t>(n_vocab);
+  const int32_t n_blocks = NumLawBlocks(n_vocab);
   LawRecord record;
   record.inv_t = sampling.greedy() ? 0 : 1 / sampling.temperature;
-  record.cutoff = kPad;
-  record.max = peak.max;
-  record.argmax = peak.argmax;
-  if (peak.has_nan || !std::isfinite(peak.max)) {
+  record.cutoff = record.max = kPad;
+  bool has_nan = false;
+  for (int32_t b = 0; b < n_blocks; ++b) {
+    has_nan |= std::isnan(blocks[b].mass1);
+    if (blocks[b].max > record.max) {
+      record.max = blocks[b].max;
+      record.argmax = blocks[b].argmax;
+    }
+  }
+  if (has_nan || !std::isfinite(record.max)) {
     record.lse = record.lse1 = std::numeric_limits<float>::quiet_NaN();
     record.argmax = 0;
     return record;
   }
-  const double mass1 = SumExp(logits, n, peak.max, 1, kPad);
+  const bool cuts = !sampling.greedy() && sampling.cuts();
+  if (cuts) record.cutoff = CutoffOf(logits, n, record, sampling, scratch);
+  double mass1 = 0, mass = 0;
+  for (int32_t b = 0; b < n_blocks; ++b) {
+    LawBlock& block = blocks[b];
+    if (block.mass1 == 0) continue;  // no finite logit: of mass 0 too
+    const double below = static_cast<double>(block.max) - record.max;
+    const double scale1 = std::exp(below);
+    mass1 += block.mass1 * scale1;
+    if (cuts) {
+      const size_t begin = static_cast<size_t>(b) * kLawBlock;
+      block.mass = SumExp(logits + begin, std::min<size_t>(kLawBlock, n - begin), record.max, record.inv_t,
+                          record.cutoff);
+    } else if (!sampling.greedy()) {
+      block.mass *= record.inv_t == 1 ? scale1 : std::exp(below * record.inv_t);
+    }
+    mass += block.mass;
+  }
   record.lse1 = static_cast<float>(std::log(mass1));
   if (sampling.greedy()) return record;
-
-  if (sampling.top_k > 0 && sampling.top_k < n_vocab) {
-    record.cutoff = KthLargestImpl(logits, n_vocab, sampling.top_k, scratch);
-  }
-  double mass = record.inv_t == 1 && record.cutoff == kPad
-                    ? mass1
-                    : SumExp(logits, n, peak.max, record.inv_t, record.cutoff);
-  bool cut = false;
-  if (sampling.top_p < 1) {
-    const Measure measure = {false, peak.max, record.inv_t};
-    const float low = std::max(record.cutoff, BelowTopP(measure, mass, n, sampling.top_p));
-    const size_t n_left = Filter(logits, n, low, std::numeric_limits<float>::infinity(), scratch);
-    record.cutoff = std::max(record.cutoff, Select(scratch, n_left, measure, sampling.top_p * mass));
-    cut = true;
-  }
-  if (sampling.min_p > 0) {
-    record.cutoff = std::max(record.cutoff, peak.max + std::log(sampling.min_p) / record.inv_t);
-    cut = true;
-  }
-  if (cut) mass = SumExp(logits, n, peak.max, record.inv_t, record.cutoff);
   record.lse = static_cast<float>(std::log(mass));
+  // Where the likeliest token's p is 0 in fp32, or nearly so, there is nothing to draw.
+  for (int32_t b = 0; b < n_blocks; ++b) {
+    if (!((blocks[b].max - record.max) * record.inv_t - record.lse > -86)) blocks[b].mass = 0;
+  }
   return record;
 }
 
@@ -321,17 +365,22 @@ float Entropy(const float* x, size_t n, float max, float inv_t, float shift, flo
   return static_cast<float>(std::max(0.0, -sum));
 }
 
+// Two rows' weights at once, and no array of either.
+double TvOf(const float* q, const LawRecord& q_record, const float* p, const LawRecord& p_record, size_t n) {
+  const D d;
+  const Weights q_weights(d, q_record.max, q_record.inv_t, q_record.lse, q_record.cutoff);
+  const Weights p_weights(d, p_record.max, p_record.inv_t, p_record.lse, p_record.cutoff);
+  return SumBlocks<true>(d, n, [&](size_t i, size_t left) HWY_ATTR {
+    const V difference = hn::Sub(q_weights(d, LoadPadded(d, q + i, left, kPad)),
+                                 p_weights(d, LoadPadded(d, p + i, left, kPad)));
+    return hn::Max(difference, hn::Zero(d));
+  });
+}
+
 double SumWeightsImpl(const float* x, size_t n) {
   const D d;
   return SumBlocks<false>(d, n,
                           [&](size_t i, size_t left) HWY_ATTR { return LoadPadded(d, x + i, left, 0); });
-}
-
-double SumPositiveDifferenceImpl(const float* a, const float* b, size_t n) {
-  const D d;
-  return SumBlocks<false>(d, n, [&](size_t i, size_t left) HWY_ATTR {
-    return hn::Max(hn::Sub(LoadPadded(d, a + i, left, 0), LoadPadded(d, b + i, left, 0)), hn::Zero(d));
-  });
 }
 
 }  // namespace HWY_NAMESPACE
@@ -341,11 +390,12 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tandem {
 
+HWY_EXPORT(BlockOf);
 HWY_EXPORT(RecordOf);
 HWY_EXPORT(Probs);
 HWY_EXPORT(Entropy);
+HWY_EXPORT(TvOf);
 HWY_EXPORT(SumWeightsImpl);
-HWY_EXPORT(SumPositiveDifferenceImpl);
 HWY_EXPORT(KthLargestImpl);
 
 namespace {
@@ -364,14 +414,32 @@ Inside ZeroOutside(const Law& law, int32_t begin, int32_t end, float* out) {
 
 }  // namespace
 
+void LawBlocksCpu(const LawBlocksArgs& args, Worker worker) {
+  const LawBuffer& laws = args.laws;
+  const int32_t n_rows = *args.rows.n_logits;
+  if (n_rows == 0) return;
+  // Block by block, all rows of each: where a worker's share lies, it has most likely written the logits itself.
+  const Share share = ShareOf(int64_t{NumLawBlocks(laws.n_vocab)} * n_rows, worker);
+  for (int64_t item = share.begin; item < share.end; ++item) {
+    const auto b = static_cast<int32_t>(item / n_rows);
+    const int64_t i = item % n_rows;
+    const int64_t out = args.rows.logits_out[i];
+    const Sampling& sampling = args.states[args.rows.slot[args.rows.logits_row[i]]].sampling;
+    const int32_t begin = b * kLawBlock;
+    laws.blocks_of(out)[b] = HWY_DYNAMIC_DISPATCH(BlockOf)(
+        laws.logits + out * laws.stride + begin, begin, std::min(kLawBlock, laws.n_vocab - begin), sampling);
+  }
+}
+
 void LawCpu(const LawArgs& args, Worker worker) {
   const Share share = ShareOf(*args.rows.n_logits, worker);
   float* scratch = args.scratch + static_cast<int64_t>(worker.index) * args.laws.stride;
   for (int64_t i = share.begin; i < share.end; ++i) {
     const int64_t out = args.rows.logits_out[i];
     const Sampling& sampling = args.states[args.rows.slot[args.rows.logits_row[i]]].sampling;
-    args.laws.records[out] = HWY_DYNAMIC_DISPATCH(RecordOf)(args.laws.logits + out * args.laws.stride,
-                                                            args.laws.n_vocab, sampling, scratch);
+    args.laws.records[out] =
+        HWY_DYNAMIC_DISPATCH(RecordOf)(args.laws.logits + out * args.laws.stride, args.laws.n_vocab, sampling,
+                                       args.laws.blocks_of(out), scratch);
   }
 }
 
@@ -409,12 +477,22 @@ float LawEntropy1(const Law& law) {
                                        record.lse1, -std::numeric_limits<float>::infinity());
 }
 
-double SumWeights(const float* weights, int32_t n) {
-  return HWY_DYNAMIC_DISPATCH(SumWeightsImpl)(weights, static_cast<size_t>(n));
+double LawTotalVariation(const Law& q, const Law& p, int32_t begin, int32_t end) {
+  // Where p has no tokens, q's count whole; where q has none, nothing does.
+  const int32_t q_end = std::min(end, q.n_vocab);
+  const int32_t both = std::max(begin, std::min(q_end, p.n_vocab));
+  double sum = HWY_DYNAMIC_DISPATCH(TvOf)(q.logits + begin, q.record, p.logits + begin, p.record,
+                                          static_cast<size_t>(both - begin));
+  for (int32_t v = both; v < q_end; ++v) {
+    float prob = 0;
+    LawProbs(q, v, v + 1, &prob);
+    sum += prob;
+  }
+  return sum;
 }
 
-double SumPositiveDifference(const float* a, const float* b, int32_t n) {
-  return HWY_DYNAMIC_DISPATCH(SumPositiveDifferenceImpl)(a, b, static_cast<size_t>(n));
+double SumWeights(const float* weights, int32_t n) {
+  return HWY_DYNAMIC_DISPATCH(SumWeightsImpl)(weights, static_cast<size_t>(n));
 }
 
 float KthLargest(const float* values, int32_t n, int32_t k, float* scratch) {

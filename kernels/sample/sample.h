@@ -25,6 +25,8 @@ struct SampleArgs {
 
 void SampleCpu(const SampleArgs& args, Worker worker);
 
+inline constexpr int kMaxDrawBlocks = 1024;
+
 // A token drawn from weights over the vocabulary, given block by block, with one uniform u in [0, 1): the
 // first v whose running sum exceeds u * total. Never a token of weight 0; -1 if the total is 0 or not finite.
 //   fill(begin, end, out): weights >= 0 of tokens [begin, end), end - begin <= kLawBlock; called for every
@@ -34,7 +36,7 @@ void SampleCpu(const SampleArgs& args, Worker worker);
 template <typename Fill>
 int32_t DrawFromWeights(int32_t n_vocab, double u, Fill fill, double* low, double* high);
 
-// DrawFromWeights of a law: greedy laws give their argmax whatever u is.
+// The same from a law, whose blocks say which of them to look at: greedy laws give their argmax whatever u is.
 int32_t DrawFromLaw(const Law& law, double u, double* low, double* high);
 
 }  // namespace tandem

@@ -11,8 +11,21 @@ int32_t DrawFromLaw(const Law& law, double u, double* low, double* high) {
     if (high != nullptr) *high = 1;
     return law.record.argmax;
   }
-  auto fill = [&law](int32_t begin, int32_t end, float* out) { LawProbs(law, begin, end, out); };
-  return DrawFromWeights(law.n_vocab, u, fill, low, high);
+  const int32_t n_blocks = NumLawBlocks(law.n_vocab);
+  TANDEM_CHECK(n_blocks <= kMaxDrawBlocks) << "a vocabulary of " << law.n_vocab;
+  double ends[kMaxDrawBlocks];
+  double total = 0;
+  for (int32_t b = 0; b < n_blocks; ++b) {
+    total += law.blocks[b].mass;
+    ends[b] = total;
+  }
+  const int32_t block = internal::ChooseBlock(ends, n_blocks, u);
+  const int32_t begin = block * kLawBlock;
+  const int32_t end = std::min(law.n_vocab, begin + kLawBlock);
+  float weights[kLawBlock];
+  LawProbs(law, begin, end, weights);
+  return begin + internal::ChooseInBlock(weights, end - begin, u, block == 0 ? 0 : ends[block - 1] / total,
+                                         ends[block] / total, low, high);
 }
 
 void SampleCpu(const SampleArgs& args, Worker worker) {

@@ -8,6 +8,9 @@
 // Exponents are taken from the largest logit, where the fp32 difference is exact or nearly so: relative to 0
 // a logit of 40 at T = 0.1 would cost p five digits.
 //
+// Sums over the vocabulary are made of the sums over its blocks of kLawBlock tokens, added in order, whoever computes
+// them; the law keeps those at hand, so that a token can be drawn by looking at one block.
+//
 // top-k, top-p and min-p, in this order and after the temperature, become one cutoff on the logit; ties at it
 // stay.
 #ifndef TANDEM_RUNTIME_CORE_LAW_H_
@@ -28,6 +31,19 @@ struct Sampling {
   float min_p = 0;        // 0: off
 
   TANDEM_HD bool greedy() const { return temperature == 0; }
+  TANDEM_HD bool cuts() const { return top_k > 0 || top_p < 1 || min_p > 0; }
+};
+
+inline constexpr int kLawBlock = 1024;
+TANDEM_HD inline int32_t NumLawBlocks(int32_t n_vocab) { return (n_vocab + kLawBlock - 1) / kLawBlock; }
+
+// The tokens [b * kLawBlock, (b + 1) * kLawBlock) of a law.
+struct LawBlock {
+  float max = 0;       // largest logit
+  int32_t argmax = 0;  // its lowest id
+  double mass1 = 0;    // sum of exp(logit - max), of the block's own max
+  double mass =
+      0;  // sum over the kept tokens of exp((logit - record.max) * inv_t), 0 if under 2^-124; T = 0: unset
 };
 
 struct LawRecord {
@@ -44,6 +60,7 @@ struct Law {
   const float* logits = nullptr;  // [n_vocab]
   int32_t n_vocab = 0;
   LawRecord record;
+  const LawBlock* blocks = nullptr;  // [NumLawBlocks(n_vocab)]
 
   TANDEM_HD bool greedy() const { return record.inv_t == 0; }
   // False if a logit is NaN or +infinity, or all are -infinity: no law then, and no token may be drawn from
@@ -59,14 +76,17 @@ struct Law {
   }
 };
 
-// Rows of laws: float logits[n_rows][stride], LawRecord records[n_rows]. Of a row, `n_vocab` logits count.
+// Rows of laws: float logits[n_rows][stride], LawRecord records[n_rows], LawBlock blocks[n_rows][NumLawBlocks(n_vocab)].
+// Of a row, `n_vocab` logits count.
 struct LawBuffer {
   float* logits = nullptr;
   LawRecord* records = nullptr;
+  LawBlock* blocks = nullptr;
   int32_t stride = 0;
   int32_t n_vocab = 0;
 
-  TANDEM_HD Law row(int64_t i) const { return {logits + i * stride, n_vocab, records[i]}; }
+  TANDEM_HD LawBlock* blocks_of(int64_t i) const { return blocks + i * NumLawBlocks(n_vocab); }
+  TANDEM_HD Law row(int64_t i) const { return {logits + i * stride, n_vocab, records[i], blocks_of(i)}; }
 };
 
 }  // namespace tandem

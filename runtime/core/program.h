@@ -22,24 +22,26 @@ namespace tandem {
 enum class Op : uint16_t {
   kRecord,  // an event
   kWait,
-  kAdmit,       // runtime/settle.h: a staged sequence into its slot
-  kPlan,        // kernels/plan
-  kEmbed,       // kernels/embed
-  kRopeAngles,  // kernels/rope
-  kLinear,      // kernels/linear
-  kRopeAppend,  // kernels/rope
-  kAttention,   // kernels/attention
-  kSiluGate,    // kernels/silu_gate
-  kHashChain,   // kernels/hash_chain
-  kAdvance,     // kernels/plan: the cache holds the planned rows
-  kLaw,         // kernels/law: row statistics
-  kSample,      // kernels/sample: a draft token from its law
-  kLookup,      // draft/ngram.h
-  kHostDraft,   // draft/drafter.h: a drafter that runs on the host
-  kJudge,       // policies/judge.h
-  kSettle,      // runtime/settle.h
-  kPublish,     // runtime/settle.h
-  kCut,         // runtime/settle.h
+  kAdmit,           // runtime/settle.h: a staged sequence into its slot
+  kPlan,            // kernels/plan
+  kEmbed,           // kernels/embed
+  kRopeAngles,      // kernels/rope
+  kLinear,          // kernels/linear
+  kRopeAppend,      // kernels/rope
+  kAttention,       // kernels/attention
+  kSiluGate,        // kernels/silu_gate
+  kHashChain,       // kernels/hash_chain
+  kAdvance,         // kernels/plan: the cache holds the planned rows
+  kLawBlocks,       // kernels/law: row statistics, block by block
+  kLaw,             // kernels/law: and of the whole row
+  kSample,          // kernels/sample: a draft token from its law
+  kLookup,          // draft/ngram.h
+  kHostDraft,       // draft/drafter.h: a drafter that runs on the host
+  kTotalVariation,  // kernels/total_variation
+  kJudge,           // policies/judge.h
+  kSettle,          // runtime/settle.h
+  kPublish,         // runtime/settle.h
+  kCut,             // runtime/settle.h
   kCount,
 };
 

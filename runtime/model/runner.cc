@@ -51,6 +51,7 @@ RowPlan ModelRunner::Extend(Program& program, const Batch& batch, const What& wh
   TANDEM_CHECK(out.stride <= law_stride_);
   const Phase phase = program.phase();
   program.At(program.lane(), Phase::kRule);
+  program.Add(LawBlocksArgs{.states = batch.states, .rows = rows_, .laws = out});
   program.Add(LawArgs{.states = batch.states, .rows = rows_, .laws = out, .scratch = law_scratch_});
   program.At(program.lane(), phase);
   return rows_;
@@ -61,6 +62,7 @@ LawBuffer NewLaws(Arena& arena, int64_t n_rows, int32_t n_head_rows, int32_t n_v
   const int32_t stride = (n_head_rows + kGranule - 1) / kGranule * kGranule;
   return {.logits = arena.New<float>(static_cast<size_t>(n_rows) * stride),
           .records = arena.New<LawRecord>(static_cast<size_t>(n_rows)),
+          .blocks = arena.New<LawBlock>(static_cast<size_t>(n_rows) * NumLawBlocks(n_vocab)),
           .stride = stride,
           .n_vocab = n_vocab};
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <string>
 #include <utility>
@@ -39,6 +40,7 @@ struct Fixture {
   Fixture(int32_t n_rows, int32_t n_vocab, int32_t stride)
       : logits(n_rows * stride, 77.f),
         records(n_rows),
+        blocks(n_rows * NumLawBlocks(n_vocab)),
         scratch(4 * stride),
         slot(n_rows, 0),
         rows(n_rows),
@@ -48,11 +50,12 @@ struct Fixture {
     plan.slot = slot.data();
     plan.logits_row = rows.data();
     plan.logits_out = rows.data();
-    laws = {logits.data(), records.data(), stride, n_vocab};
+    laws = {logits.data(), records.data(), blocks.data(), stride, n_vocab};
   }
   LawArgs args() { return {&state, plan, laws, scratch.data()}; }
   Law Run(const Sampling& sampling) {
     state.sampling = sampling;
+    LawBlocksCpu({&state, plan, laws}, {});
     LawCpu(args(), {});
     return laws.row(0);
   }
@@ -65,6 +68,7 @@ struct Fixture {
   SeqState state;
   std::vector<float> logits;
   std::vector<LawRecord> records;
+  std::vector<LawBlock> blocks;
   std::vector<float> scratch;
   std::vector<int32_t> slot, rows;
   int32_t n_logits;
@@ -299,26 +303,33 @@ TEST_P(Laws, KthLargest) {
 }
 
 TEST_P(Laws, SumsAreExactForWeightsOfOneScale) {
-  std::vector<float> a(2049), b(2049);
-  for (int i = 0; i < 2049; ++i) a[i] = (i % 7) * 0.25f, b[i] = (i % 5) * 0.25f;
-  double sum = 0, difference = 0;
-  for (int i = 0; i < 2049; ++i) sum += a[i], difference += std::max(0.f, a[i] - b[i]);
-  EXPECT_EQ(SumWeights(a.data(), 2049), sum);
-  EXPECT_EQ(SumPositiveDifference(a.data(), b.data(), 2049), difference);
+  std::vector<float> weights(2049);
+  for (int i = 0; i < 2049; ++i) weights[i] = (i % 7) * 0.25f;
+  EXPECT_EQ(SumWeights(weights.data(), 2049), std::accumulate(weights.begin(), weights.end(), 0.0));
 }
 
 TEST_P(Laws, WorkersDoNotChangeBits) {
-  Fixture fixture(11, 307, 320);
-  std::mt19937 rng(5);
-  std::normal_distribution<float> normal(0, 3);
-  for (float& x : fixture.logits) x = normal(rng);
-  fixture.Run({0.7f, 0, 0.9f});
-  const std::vector<LawRecord> alone = fixture.records;
-  std::fill(fixture.records.begin(), fixture.records.end(), LawRecord());
-  for (int worker = 0; worker < 4; ++worker) LawCpu(fixture.args(), {worker, 4});
-  for (int i = 0; i < 11; ++i) {
-    EXPECT_EQ(fixture.records[i].lse, alone[i].lse);
-    EXPECT_EQ(fixture.records[i].cutoff, alone[i].cutoff);
+  for (int32_t n_vocab : {307, 5000}) {
+    for (const Sampling& sampling : {Sampling{0.7f, 0, 0.9f}, Sampling{0.7f}}) {
+      Fixture fixture(11, n_vocab, n_vocab + 13);
+      std::mt19937 rng(5);
+      std::normal_distribution<float> normal(0, 3);
+      for (float& x : fixture.logits) x = normal(rng);
+      fixture.Run(sampling);
+      const std::vector<LawRecord> alone = fixture.records;
+      const std::vector<LawBlock> alone_blocks = fixture.blocks;
+      std::fill(fixture.records.begin(), fixture.records.end(), LawRecord());
+      std::fill(fixture.blocks.begin(), fixture.blocks.end(), LawBlock());
+      for (int worker = 0; worker < 4; ++worker)
+        LawBlocksCpu({&fixture.state, fixture.plan, fixture.laws}, {worker, 4});
+      for (int worker = 0; worker < 4; ++worker) LawCpu(fixture.args(), {worker, 4});
+      for (int i = 0; i < 11; ++i) {
+        EXPECT_EQ(fixture.records[i].lse, alone[i].lse);
+        EXPECT_EQ(fixture.records[i].cutoff, alone[i].cutoff);
+      }
+      for (size_t b = 0; b < alone_blocks.size(); ++b)
+        EXPECT_EQ(fixture.blocks[b].mass, alone_blocks[b].mass);
+    }
   }
 }
 

@@ -26,7 +26,10 @@ Cells Sweep(Draw draw) {
     EXPECT_GT(high, low);
     if (!(high > u)) break;
     // Anywhere inside, and at the last value of the generator inside, the answer is the same.
-    EXPECT_EQ(draw(low + (high - low) / 2, nullptr, nullptr), token);
+    const double middle = low + (high - low) / 2;
+    if (middle < high) {  // not where the cell is one ulp wide
+      EXPECT_EQ(draw(middle, nullptr, nullptr), token);
+    }
     EXPECT_EQ(draw(std::nextafter(high, 0.), nullptr, nullptr), token);
     EXPECT_EQ(cells.count(token), 0u);
     cells[token] = high - low;
@@ -87,10 +90,54 @@ TEST(Sample, ZeroWeightsAreNeverDrawnAtTheEnds) {
   EXPECT_EQ(draw(1 - 0x1p-53), 4);
 }
 
+// Against exp of the logits in double. The last case is peaked: whole blocks have probability 0 in fp32.
+TEST(Sample, ALawGivesEveryTokenItsProbability) {
+  std::mt19937 rng(2);
+  for (int32_t n : {1, 3, 1024, 1025, 5000}) {
+    for (const Sampling& sampling : {Sampling{1}, Sampling{0.6f}, Sampling{0.7f, 40}, Sampling{1, 0, 0.9f},
+                                     Sampling{1, 0, 1, 0.1f}, Sampling{0.02f}}) {
+      std::vector<float> logits(n), scratch(n);
+      std::normal_distribution<float> normal(0, 4);
+      for (float& x : logits) x = normal(rng);
+      if (n > 2) logits[2] = -std::numeric_limits<float>::infinity();
+      std::vector<LawRecord> records(1);
+      std::vector<LawBlock> blocks(NumLawBlocks(n));
+      const LawBuffer laws = {logits.data(), records.data(), blocks.data(), n, n};
+      SeqState state;
+      state.sampling = sampling;
+      int32_t one = 1, zero = 0;
+      RowPlan plan;
+      plan.n_logits = &one;
+      plan.slot = plan.logits_row = plan.logits_out = &zero;
+      LawBlocksCpu({&state, plan, laws}, {});
+      LawCpu({&state, plan, laws, scratch.data()}, {});
+      const Law law = laws.row(0);
+      auto weight = [&](int32_t v) {
+        const double exponent = (static_cast<double>(logits[v]) - law.record.max) * law.record.inv_t;
+        return logits[v] >= law.record.cutoff ? std::exp(exponent) : 0.;
+      };
+      double total = 0;
+      for (int32_t v = 0; v < n; ++v) total += weight(v);
+      const Cells cells =
+          Sweep([&](double u, double* low, double* high) { return DrawFromLaw(law, u, low, high); });
+      for (const auto& [v, measure] : cells) {
+        const double p = weight(v) / total;
+        // The exponent's roundings and exp's, on both sides of the block's rescaling; and one ulp of a breakpoint.
+        const double exponent = std::abs(std::log(p)) + 2 * std::abs(law.record.lse) + 4;
+        EXPECT_NEAR(measure, p, 2 * p * exponent * std::numeric_limits<float>::epsilon() + 1e-15)
+            << v << " of " << n;
+      }
+      double missed = 0;
+      for (int32_t v = 0; v < n; ++v) missed += cells.count(v) ? 0 : weight(v) / total;
+      EXPECT_LT(missed, n * 0x1p-53);
+    }
+  }
+}
+
 // A draft step over two slots: slot 1 stopped before.
 struct Fixture {
   Fixture() {
-    laws = {logits, records, 3, 3};
+    laws = {logits, records, blocks, 3, 3};
     plan.n_logits = &n_logits;
     plan.slot = slots;
     plan.logits_row = rows;
@@ -114,6 +161,7 @@ struct Fixture {
       out[s] = s * 4 + index;
       for (int v = 0; v < 3; ++v) logits[out[s] * 3 + v] = std::log(weight[v]);
     }
+    LawBlocksCpu({states, plan, laws}, {});
     LawCpu({states, plan, laws, scratch}, {});
     SampleCpu({index, states, plan, proposal, uniforms}, {});
   }
@@ -122,6 +170,7 @@ struct Fixture {
   SeqState states[2];
   float logits[8 * 3] = {}, scratch[3];
   LawRecord records[8];
+  LawBlock blocks[8];
   LawBuffer laws;
   int32_t n_logits = 2, slots[2] = {0, 1}, rows[2] = {0, 1}, out[2];
   int32_t wanted[2] = {3, 1}, n_proposed[2] = {0, 1}, tokens[8] = {}, parent[8] = {};

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/law/law.h"
+#include "kernels/total_variation/total_variation.h"
 #include "policies/policy.h"
 #include "policies/registry.h"
 
@@ -101,6 +102,8 @@ class OneSlot {
         p_(block_ * n_vocab),
         q_records_(block_),
         p_records_(block_),
+        q_blocks_(block_ * NumLawBlocks(n_vocab)),
+        p_blocks_(block_ * NumLawBlocks(n_vocab)),
         tokens(block_) {
     state.live = true;
     state.seed = 3;
@@ -116,26 +119,36 @@ class OneSlot {
     proposal_.tokens = tokens.data();
     proposal_.has_law = has_law;
     proposal_.has_bonus_law = has_law;
-    if (has_law) proposal_.law = {q_.data(), q_records_.data(), n_vocab, n_vocab};
+    if (has_law) proposal_.law = q_laws();
     scores_.block = block_;
-    scores_.law = {p_.data(), p_records_.data(), n_vocab, n_vocab};
+    scores_.law = p_laws();
     n_proposed = gamma;
     verdicts = policy.judge(program_, batch_, proposal_, scores_);
   }
 
   // Sets the laws of position i.
   void Set(int32_t i, const Logits& q, const Logits& p) {
-    SetOne(q, q_.data(), q_records_.data(), i);
-    SetOne(p, p_.data(), p_records_.data(), i);
+    SetOne(q, q_laws(), i);
+    SetOne(p, p_laws(), i);
   }
-  Law q(int32_t i) const { return {q_.data() + i * n_vocab_, n_vocab_, q_records_[i]}; }
-  Law p(int32_t i) const { return {p_.data() + i * n_vocab_, n_vocab_, p_records_[i]}; }
+  LawBuffer q_laws() { return {q_.data(), q_records_.data(), q_blocks_.data(), n_vocab_, n_vocab_}; }
+  LawBuffer p_laws() { return {p_.data(), p_records_.data(), p_blocks_.data(), n_vocab_, n_vocab_}; }
+  Law q(int32_t i) { return q_laws().row(i); }
+  Law p(int32_t i) { return p_laws().row(i); }
 
-  void Judge() { JudgeCpu(program_.args_as<JudgeArgs>(program_.steps()[0]), {}); }
+  void Judge() {
+    for (const Step& step : program_.steps()) {
+      if (step.op == Op::kTotalVariation) {
+        TotalVariationCpu(program_.args_as<TotalVariationArgs>(step), {});
+      } else {
+        JudgeCpu(program_.args_as<JudgeArgs>(step), {});
+      }
+    }
+  }
 
   // The laws of position i in double, computed from the logits; the cutoffs are the records'. Without a draft
   // law, q is one-hot at x.
-  PositionLaws Laws(int32_t i, int32_t x = -1) const {
+  PositionLaws Laws(int32_t i, int32_t x = -1) {
     PositionLaws laws;
     laws.q = InDouble(q(i), false);
     laws.p = InDouble(p(i), false);
@@ -160,8 +173,8 @@ class OneSlot {
   Verdicts verdicts;
 
  private:
-  void SetOne(const Logits& logits, float* data, LawRecord* records, int32_t i) {
-    std::copy(logits.begin(), logits.end(), data + i * n_vocab_);
+  void SetOne(const Logits& logits, const LawBuffer& laws, int32_t i) {
+    std::copy(logits.begin(), logits.end(), laws.logits + i * n_vocab_);
     RowPlan plan;
     int32_t n = 1, slot = 0, row = 0;
     plan.n_logits = &n;
@@ -169,7 +182,8 @@ class OneSlot {
     plan.logits_row = &row;
     plan.logits_out = &i;
     std::vector<float> scratch(n_vocab_);
-    LawCpu({&state, plan, {data, records, n_vocab_, n_vocab_}, scratch.data()}, {});
+    LawBlocksCpu({&state, plan, laws}, {});
+    LawCpu({&state, plan, laws, scratch.data()}, {});
   }
   static std::vector<double> InDouble(const Law& law, bool at_one) {
     const LawRecord& record = law.record;
@@ -190,6 +204,7 @@ class OneSlot {
   int32_t n_vocab_, block_;
   std::vector<float> q_, p_;
   std::vector<LawRecord> q_records_, p_records_;
+  std::vector<LawBlock> q_blocks_, p_blocks_;
   Batch batch_;
   Proposal proposal_;
   Scores scores_;
