@@ -1,9 +1,8 @@
-// Speed of one thread's Encode and Decode:  build/bench_tokenizer TOKENIZER.json TEXT_FILE
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
+// Speed of one thread's Encode and Decode:
+//   build/bench_tokenizer TOKENIZER.json TEXT_FILE [flags of Google Benchmark: --help]
+#include <benchmark/benchmark.h>
+
 #include <fstream>
-#include <functional>
 #include <iostream>
 #include <iterator>
 #include <string>
@@ -13,43 +12,48 @@
 
 namespace {
 
-// The fastest of some runs: what the machine's other work slowed down least.
-double Seconds(int n_runs, const std::function<void()>& run) {
-  double best = 1e30;
-  for (int i = 0; i < n_runs; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    run();
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return best;
+// Rates are of text: bytes that Encode reads, bytes that Decode writes.
+void Encode(benchmark::State& state, const tandem::Tokenizer* tokenizer, const std::string* text) {
+  size_t n_ids = 0;
+  for (auto _ : state) n_ids = tokenizer->Encode(*text)->size();
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(text->size()));
+  state.counters["ids"] = static_cast<double>(n_ids);
+}
+
+void Decode(benchmark::State& state, const tandem::Tokenizer* tokenizer, const std::vector<int32_t>* ids) {
+  size_t n_bytes = 0;
+  for (auto _ : state) n_bytes = tokenizer->Decode(*ids).size();
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(n_bytes));
+}
+
+void Load(benchmark::State& state, const std::string* path) {
+  for (auto _ : state) benchmark::DoNotOptimize(tandem::Tokenizer::Load(*path));
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
   if (argc != 3) {
     std::cerr << "usage: bench_tokenizer TOKENIZER.json TEXT_FILE\n";
     return 2;
   }
-  absl::StatusOr<std::unique_ptr<const tandem::Tokenizer>> loaded;
-  const double load = Seconds(3, [&] { loaded = tandem::Tokenizer::Load(argv[1]); });
-  if (!loaded.ok()) {
-    std::cerr << loaded.status().message() << "\n";
+  const std::string path = argv[1];
+  const auto tokenizer = tandem::Tokenizer::Load(path);
+  if (!tokenizer.ok()) {
+    std::cerr << tokenizer.status().message() << "\n";
     return 4;
   }
-  const tandem::Tokenizer& tokenizer = **loaded;
   std::ifstream file(argv[2], std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
-
-  absl::StatusOr<std::vector<int32_t>> ids;
-  const double encode = Seconds(20, [&] { ids = tokenizer.Encode(text); });
+  const auto ids = (*tokenizer)->Encode(text);
   if (!ids.ok()) {
     std::cerr << ids.status().message() << "\n";
     return 1;
   }
-  std::string decoded;
-  const double decode = Seconds(20, [&] { decoded = tokenizer.Decode(*ids); });
-  const double mb = static_cast<double>(text.size()) * 1e-6;
-  std::printf("%zu bytes, %zu ids of %d: load %.3f s, encode %.1f MB/s, decode %.1f MB/s\n", text.size(),
-              ids->size(), tokenizer.n_ids(), load, mb / encode, mb / decode);
+  benchmark::RegisterBenchmark("load", Load, &path)->Unit(benchmark::kMillisecond);
+  benchmark::RegisterBenchmark("encode", Encode, tokenizer->get(), &text)->Unit(benchmark::kMillisecond);
+  benchmark::RegisterBenchmark("decode", Decode, tokenizer->get(), &*ids)->Unit(benchmark::kMillisecond);
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
 }

@@ -34,23 +34,9 @@ bool IsSection(const std::string& path) {
   return false;
 }
 
-// The names that may stand in a section; no path: at the top.
-std::vector<std::string> NamesIn(const std::string& section) {
-  std::vector<std::string> names;
-  const std::string start = section.empty() ? "" : section + ".";
-  for (const ConfigKey& key : ConfigKeys()) {
-    for (const std::string path : {key.path, key.alias}) {
-      if (path.size() <= start.size() || !absl::StartsWith(path, start)) continue;
-      const std::string name = path.substr(start.size(), path.find('.', start.size()) - start.size());
-      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
-    }
-  }
-  return names;
-}
-
 // A key that lacks its section is found where it belongs.
 std::string UnknownKey(const std::string& section, const std::string& name) {
-  const std::vector<std::string> names = NamesIn(section);
+  const std::vector<std::string> names = KeyNamesIn(section);
   if (NearestName(name, names).empty()) {
     for (const ConfigKey& key : ConfigKeys()) {
       for (const std::string path : {key.path, key.alias}) {
@@ -104,7 +90,7 @@ class Resolver {
     if (root.kind == YamlNode::Kind::kMap) {
       Section("", root);
     } else {
-      Complain(root.where, absl::StrCat("expected a map of ", absl::StrJoin(NamesIn(""), ", "), "; got ",
+      Complain(root.where, absl::StrCat("expected a map of ", absl::StrJoin(KeyNamesIn(""), ", "), "; got ",
                                         root.Describe()));
     }
     CheckTogether(root);
@@ -125,9 +111,9 @@ class Resolver {
       return;
     }
     if (node.kind != YamlNode::Kind::kMap) {
-      Complain(
-          node, path,
-          absl::StrCat(path == "draft" ? "none or " : "", "a map of ", absl::StrJoin(NamesIn(path), ", ")));
+      Complain(node, path,
+               absl::StrCat(path == "draft" ? "none or " : "", "a map of ",
+                            absl::StrJoin(KeyNamesIn(path), ", ")));
       return;
     }
     if (path == "draft") draft_ = node.where;
@@ -145,21 +131,17 @@ class Resolver {
       } else if (IsSection(here)) {
         Section(here, entry.value);
       } else if (path == "rule") {
-        RuleParameterAt(here, entry);
+        RuleParameterAt(entry);
       } else {
         Complain(entry.where, UnknownKey(path, entry.key));
       }
     }
   }
 
-  // Whether a rule has this parameter, and its range, is the rule's to say (rule_config.h).
-  void RuleParameterAt(const std::string& path, const YamlEntry& entry) {
+  // Whether a rule has this parameter, a number in which range, is the rule's to say (rule_config.h).
+  void RuleParameterAt(const YamlEntry& entry) {
     const std::optional<double> value = Number(entry.value);
-    if (!value) {
-      Complain(entry.value, path, "a number");
-      return;
-    }
-    config_.rule.parameters[entry.key] = {*value, entry.value.where};
+    config_.rule.parameters[entry.key] = {value.value_or(NAN), entry.value.where, entry.value.Describe()};
   }
 
   static std::optional<double> Number(const YamlNode& node) {

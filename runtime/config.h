@@ -39,8 +39,9 @@ struct NgramConfig {
 };
 
 struct RuleParameter {
-  double value = 0;
+  double value = 0;  // NaN: what was written is no number
   Where where;
+  std::string written;
 };
 
 struct RuleConfig {

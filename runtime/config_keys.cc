@@ -185,6 +185,19 @@ const ConfigKey* FindConfigKey(std::string_view path) {
   return nullptr;
 }
 
+std::vector<std::string> KeyNamesIn(const std::string& section) {
+  std::vector<std::string> names;
+  const std::string start = section.empty() ? "" : section + ".";
+  for (const ConfigKey& key : ConfigKeys()) {
+    for (const std::string path : {key.path, key.alias}) {
+      if (path.size() <= start.size() || !absl::StartsWith(path, start)) continue;
+      const std::string name = path.substr(start.size(), path.find('.', start.size()) - start.size());
+      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    }
+  }
+  return names;
+}
+
 bool IsInUse(const ConfigKey& key, const Config& config) {
   if (absl::StartsWith(key.path, "draft.ngram.")) return config.draft_kind == DraftKind::kNgram;
   if (absl::StartsWith(key.path, "draft.")) return config.draft_kind == DraftKind::kModel;

@@ -32,6 +32,9 @@ std::span<const ConfigKey> ConfigKeys();
 // By path or alias; null if there is none.
 const ConfigKey* FindConfigKey(std::string_view path);
 
+// The names that may stand in a section; "": at the top.
+std::vector<std::string> KeyNamesIn(const std::string& section);
+
 // Whether the key says anything in this configuration: those of a draft that is not there do not.
 bool IsInUse(const ConfigKey& key, const Config& config);
 

@@ -25,18 +25,21 @@ void CheckParameters(const RuleInfo& info, Config* config, std::vector<Complaint
   for (const auto& [name, parameter] : config->rule.parameters) {
     const auto found = std::find(names.begin(), names.end(), name);
     if (found == names.end()) {
-      const std::string why = names.empty() ? absl::StrCat(": the rule ", info.name, " has no parameters")
-                                            : Suggestion(name, names);
+      std::vector<std::string> keys = KeyNamesIn("rule");
+      keys.insert(keys.end(), names.begin(), names.end());
+      const std::string why = names.empty() && NearestName(name, keys).empty()
+                                  ? absl::StrCat(": the rule ", info.name, " has no parameters")
+                                  : Suggestion(name, keys);
       complaints->push_back({parameter.where, absl::StrCat("rule.", name, ": unknown key", why)});
       continue;
     }
     const ParamInfo& info_of = info.params[found - names.begin()];
     // As the float that the rule gets: 0.1 is within a range from 0.1f.
-    if (static_cast<float>(parameter.value) < info_of.min ||
-        static_cast<float>(parameter.value) > info_of.max) {
+    const auto value = static_cast<float>(parameter.value);
+    if (!(value >= info_of.min && value <= info_of.max)) {
       complaints->push_back(
           {parameter.where, absl::StrCat("rule.", name, ": expected a number from ", info_of.min, " to ",
-                                         info_of.max, ", got ", ShortestNumber(parameter.value))});
+                                         info_of.max, ", got ", parameter.written)});
     }
   }
 }
@@ -59,7 +62,7 @@ void CheckRuleConfig(Config* config, std::vector<Complaint>* complaints) {
   for (int i = 0; i < entry->info->n_params(); ++i) {
     const ParamInfo& info = entry->info->params[i];
     // What is printed is the decimal that the rule's author wrote, not its nearest float.
-    config->rule.parameters.emplace(info.name, RuleParameter{ShortestDecimal(info.value), {}});
+    config->rule.parameters.emplace(info.name, RuleParameter{ShortestDecimal(info.value), {}, ""});
   }
   const absl::StatusOr<std::unique_ptr<Policy>> policy = MakePolicy(*config);
   if (!policy.ok()) complaints->push_back({RulePlace(*config), std::string(policy.status().message())});

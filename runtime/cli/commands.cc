@@ -51,7 +51,7 @@ std::vector<Command> MakeCommands() {
        "rule, or all.",
        {},
        RunRulesCheck},
-      {"help", "[TOPIC]", "this, or help on a command, on config or on metrics", "", {}, RunHelp},
+      {"help", "[TOPIC] [SUBTOPIC]", "this, or help on a command, on config or on metrics", "", {}, RunHelp},
   };
 }
 

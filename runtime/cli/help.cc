@@ -9,7 +9,8 @@
 namespace tandem {
 
 int RunHelp(const Args& args) {
-  const std::string topic = args.operand(0);
+  std::string topic = args.operand(0);
+  if (!args.operand(1).empty()) absl::StrAppend(&topic, " ", args.operand(1));
   std::string text;
   if (topic.empty()) {
     text = Overview();
@@ -23,7 +24,7 @@ int RunHelp(const Args& args) {
       const std::string name = command.name;
       if (name == topic || name.rfind(topic + " ", 0) == 0)
         text += (text.empty() ? "" : "\n") + HelpText(command);
-      topics.push_back(name.substr(0, name.find(' ')));
+      topics.push_back(topic.find(' ') == std::string::npos ? name.substr(0, name.find(' ')) : name);
     }
     if (text.empty()) {
       Log(absl::StrCat("help: unknown topic ", topic, Suggestion(topic, topics)));

@@ -9,7 +9,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -66,7 +68,10 @@ void Drain(int out, int err, Outcome* outcome, const std::function<void()>& on_o
 Outcome Tandem(const std::vector<std::string>& words, const RunOptions& options = {}) {
   int out[2], err[2];
   if (options.terminal) {
-    EXPECT_EQ(openpty(&out[0], &out[1], nullptr, nullptr, nullptr), 0);
+    if (openpty(&out[0], &out[1], nullptr, nullptr, nullptr) != 0) {
+      ADD_FAILURE() << "no terminal to be had: " << std::strerror(errno) << "; is /dev/pts mounted?";
+      return {};
+    }
   } else {
     EXPECT_EQ(pipe(out), 0);
   }
@@ -158,6 +163,7 @@ TEST_F(Cli, HelpAndUsage) {
   for (const char* topic : {"metrics", "config", "run", "rules"}) {
     EXPECT_EQ(Tandem({"help", topic}).code, kExitOk) << topic;
   }
+  EXPECT_EQ(Tandem({"help", "rules", "check"}).out, Tandem({"rules", "check", "--help"}).out);
 }
 
 TEST_F(Cli, WhatIsNotThereGetsTheNearestName) {
@@ -185,6 +191,7 @@ TEST_F(Cli, WhatIsNotThereGetsTheNearestName) {
       {{"bench", "a", "--repetitions", "2"},
        "tandem: --repetitions: expected a whole number from 3 to 1000, got 2\n"},
       {{"help", "metric"}, "tandem: help: unknown topic metric; did you mean metrics?\n"},
+      {{"help", "rules", "chekc"}, "tandem: help: unknown topic rules chekc; did you mean rules check?\n"},
       {{"rules", "info", "losless"}, "tandem: rules info: unknown rule losless; did you mean lossless?\n"},
       {{"rules", "check", "losless"}, "tandem: rules check: unknown rule losless; did you mean lossless?\n"},
   };
@@ -515,6 +522,12 @@ TEST_F(Cli, ErrorsOfConfigurationsAndPrompts) {
       {{"run", config_, "--set", "rule={name: chow, alhpa: 1}"},
        kExitConfig,
        "--set rule={name: chow, alhpa: 1}: rule.alhpa: unknown key; did you mean alpha?\n"},
+      {{"run", config_, "--set", "rule.nam=chow"},
+       kExitConfig,
+       "--set rule.nam=chow: rule.nam: unknown key; did you mean name?\n"},
+      {{"run", config_, "--set", "rule={name: chow, alpha: high}"},
+       kExitConfig,
+       "--set rule={name: chow, alpha: high}: rule.alpha: expected a number from 0 to 1, got high\n"},
       {{"run", config_, "--set", "rule.alpha=1"},
        kExitConfig,
        "--set rule.alpha=1: rule.alpha: unknown key: the rule lossless has no parameters\n"},

@@ -174,7 +174,7 @@ TEST(Config, OneComplaint) {
       {"draft: {ngram: {min: 4, max: 3}}",
        "2:30: draft.ngram.max: expected at least draft.ngram.min = 4, got 3"},
       {"draft: nothing", "2:8: draft: expected none or a map of model, device, dtype, ngram, got nothing"},
-      {"rule: {name: opt, alpha: high}", "2:26: rule.alpha: expected a number, got high"},
+      {"rule: {name: opt, alpha: high}", "2:26: rule.alpha: expected a number from -10 to 10, got high"},
       {"sampling: &a {seed: 1}", "2:11: anchors (&name) are not supported here; write values out"},
       {"sampling: {seed: !!str 1}",
        "2:18: tags (tag:yaml.org,2002:str) are not supported here; quote a text that looks like a number"},
