@@ -24,7 +24,7 @@ class Drafter {
   virtual ModelRunner* runner() { return nullptr; }
 };
 
-// The arrays of a proposal without a law, for `batch`, all zeros.
+// The arrays of a proposal without a law, for `batch` and on its device, all zeros.
 Proposal NewProposal(Arena& arena, const Batch& batch);
 
 // Proposes nothing: plain decoding.

@@ -140,6 +140,7 @@ ImpliedSplit Policy::Split(const PositionLaws& laws) const {
 Verdicts Policy::judge(Program& round, const Batch& batch, const Proposal& proposal, const Scores& scores) {
   TANDEM_CHECK(!needs_bonus_law() || proposal.has_bonus_law)
       << "bonus: pi needs q after the last proposed token";
+  arena_.Place(batch.device);
   Verdicts verdicts;
   verdicts.block = scores.block;
   verdicts.n_keep = arena_.New<int32_t>(batch.n_slots);

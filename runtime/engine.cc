@@ -56,8 +56,8 @@ void Engine::AdmitWaiting() {
     sequence.admission = ++n_admitted_;
     const Request& request = sequence.result.request;
     const auto n_prompt = static_cast<int32_t>(request.prompt.size());
-    // No queued step plans a row of a slot that is not live, so its tokens may be written from here.
-    std::copy(request.prompt.begin(), request.prompt.end(), batch_.tokens.of(*slot));
+    // The slot's last admission has run, for the host has seen its sequence end: what was staged for it is free.
+    std::copy(request.prompt.begin(), request.prompt.end(), staged_tokens_.of(*slot));
     SeqState& staged = staged_[*slot];
     staged = {.live = true,
               .seed = request.seed,
@@ -92,7 +92,7 @@ void Engine::Enqueue(const Program& program) {
 }
 
 void Engine::QueueRounds() {
-  const int64_t wanted = options_.streams == StreamMode::kInline ? 1 : 1 + options_.rounds_ahead;
+  const int64_t wanted = executor_->runs_ahead() ? 1 + options_.rounds_ahead : 1;
   while (n_rounds_ - n_read_ < wanted) {
     Enqueue(round_);
     round_at_[n_rounds_++ % ring_size_] = n_enqueued_;
@@ -100,8 +100,9 @@ void Engine::QueueRounds() {
 }
 
 absl::Status Engine::ReadRound(EngineListener* listener) {
-  executor_->WaitFor(static_cast<int>(n_enqueued_ - round_at_[n_read_ % ring_size_]));
-  const RoundRecord& round = ring_[n_read_++ % ring_size_];
+  TANDEM_RETURN_IF_ERROR(executor_->WaitFor(static_cast<int>(n_enqueued_ - round_at_[n_read_ % ring_size_])));
+  RoundRecord& round = ring_[n_read_++ % ring_size_];
+  if (round.time_ns == 0) round.time_ns = NowNs();
   for (int32_t slot = 0; slot < batch_.n_slots; ++slot)
     TANDEM_RETURN_IF_ERROR(ReadSlot(slot, round, listener));
   return absl::OkStatus();
@@ -126,7 +127,8 @@ absl::Status Engine::ReadSlot(int32_t slot, const RoundRecord& round, EngineList
     if (record.finish == FinishReason::kNone) {  // the device does not know yet
       cut_length_[slot] = sequence->length();
       Enqueue(cut_[slot]);
-      executor_->WaitFor(0);  // rounds queued meanwhile may still use the slot's pages
+      // Rounds queued meanwhile may still use the slot's pages.
+      TANDEM_RETURN_IF_ERROR(executor_->WaitFor(0));
     }
   }
   if (finish != FinishReason::kNone) text += sequence->output.Finish();
@@ -146,12 +148,15 @@ void Engine::Finish(int32_t slot, FinishReason reason, EngineListener* listener)
 
 // Ends whatever has not: nothing of it is left on the device or in the caches.
 void Engine::Abandon(FinishReason reason, EngineListener* listener) {
-  for (int32_t slot = 0; slot < batch_.n_slots; ++slot) {
-    if (scheduler_->at(slot) == nullptr) continue;
-    staged_[slot] = {};
-    Enqueue(admit_[slot]);
+  // Before anything is staged: an admission may be among what is queued. A device that failed runs nothing any more.
+  if (executor_->WaitFor(0).ok()) {
+    for (int32_t slot = 0; slot < batch_.n_slots; ++slot) {
+      if (scheduler_->at(slot) == nullptr) continue;
+      staged_[slot] = {};
+      Enqueue(admit_[slot]);
+    }
+    executor_->WaitFor(0).IgnoreError();  // the run's own status says what was wrong
   }
-  executor_->WaitFor(0);
   n_read_ = n_rounds_;
   for (int32_t slot = 0; slot < batch_.n_slots; ++slot) {
     if (scheduler_->at(slot) != nullptr) Finish(slot, reason, listener);

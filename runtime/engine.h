@@ -39,6 +39,7 @@ struct EngineOptions {
   StreamMode streams = StreamMode::kInline;
   int32_t n_threads = 1;        // CPU threads that run one lane's steps
   uint64_t adversary_seed = 0;  // StreamMode::kAdversarial
+  bool check_steps = false;     // as ExecutorOptions
   Uniforms uniforms;
 };
 
@@ -79,8 +80,9 @@ class EngineListener {
 
 class Engine {
  public:
-  // Plans memory, records every program, allocates everything. Errors: kInvalidArgument for options out of range,
-  // kResourceExhausted where the cache is too small for one sequence (saying how many tokens fit).
+  // Plans memory, records every program, allocates everything, on the device of the target's model. Errors:
+  // kInvalidArgument for options out of range, kResourceExhausted where the cache is too small for one sequence (saying
+  // how many tokens fit), kUnavailable for a device that is not there.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options, PairSpec pair,
                                                         std::unique_ptr<Policy> policy);
   ~Engine();
@@ -90,7 +92,8 @@ class Engine {
   absl::Status Submit(Request request);
 
   // Runs until every submitted request has ended. Results in the order of submission. A fault of a drafter, model or
-  // rule ends the run with an error that names it; results of requests that had finished are in `*results` even then.
+  // rule, or of the device (kInternal), ends the run with an error that names it; what there is of the results is in
+  // `*results` even then. After a fault of the device the engine cannot run again.
   absl::Status Run(EngineListener* listener, std::vector<RequestResult>* results);
 
   // Time since Create or ResetTimes, by phase; and the rounds run.
@@ -118,6 +121,7 @@ class Engine {
   void Settle(Program& round, const Batch& batch, const Proposal& proposal, const Verdicts& verdicts);
   void Publish(Program& round, const Batch& batch);
   void RecordPrograms();
+  absl::Status MakeExecutor();
 
   void AdmitWaiting();
   void EnqueuePrefill(int32_t n_prompt);
@@ -133,6 +137,7 @@ class Engine {
   PairSpec pair_;
   std::unique_ptr<Policy> policy_;
   Arena arena_;
+  Arena shared_;  // what the host writes for steps to read, and the reverse
   Batch batch_;
   std::unique_ptr<Verifier> verifier_;
   std::unique_ptr<Drafter> drafter_;
@@ -145,8 +150,9 @@ class Engine {
   std::vector<Program> cut_;    // [n_slots]
 
   // Written by the host before the program that reads it is enqueued.
-  SeqState* staged_;     // [n_slots]
-  int32_t* cut_length_;  // [n_slots]
+  SeqState* staged_;          // [n_slots]
+  TokenTable staged_tokens_;  // prompts
+  int32_t* cut_length_;       // [n_slots]
 
   SlotRecord* records_ = nullptr;  // [n_slots], settle to publish
   RoundRecord* ring_;              // [ring_size_], written by publish

@@ -5,6 +5,7 @@
 
 #include "draft/model_drafter.h"
 #include "draft/ngram.h"
+#include "runtime/core/cuda.h"
 #include "runtime/engine.h"
 
 namespace tandem {
@@ -25,6 +26,16 @@ absl::Status Resolve(EngineOptions* options, PairSpec* pair) {
   TANDEM_RETURN_IF_ERROR(CheckRange("threads", options->n_threads, 1, 1024));
   TANDEM_RETURN_IF_ERROR(CheckRange("cache.tokens", options->cache_tokens, 0, int64_t{kMost}));
   if (!pair->has_drafter()) options->gamma = 0;
+  const Device device = pair->target.model->device();
+  if (pair->draft && pair->draft->model->device() != device) {
+    return absl::InvalidArgumentError(absl::StrCat("draft.device: ", Name(pair->draft->model->device()),
+                                                   ": expected the target's, ", Name(device),
+                                                   "; both models run on one device"));
+  }
+  if (pair->host_drafter != nullptr && device.is_cuda()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a drafter that runs on the host needs target.device: cpu, got ", Name(device)));
+  }
   int32_t context = pair->target.model->shape().max_context;
   int32_t n_vocab = pair->target.model->shape().n_vocab;
   if (pair->draft && options->gamma > 0) {
@@ -45,13 +56,18 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
                                                        std::unique_ptr<Policy> policy) {
   EngineOptions resolved = options;
   TANDEM_RETURN_IF_ERROR(Resolve(&resolved, &pair));
-  return std::unique_ptr<Engine>(new Engine(resolved, std::move(pair), std::move(policy)));
+  TANDEM_RETURN_IF_ERROR(cuda::Check(pair.target.model->device()));
+  std::unique_ptr<Engine> engine(new Engine(resolved, std::move(pair), std::move(policy)));
+  TANDEM_RETURN_IF_ERROR(engine->MakeExecutor());
+  return engine;
 }
 
 Engine::Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Policy> policy)
     : options_(options),
       pair_(std::move(pair)),
       policy_(std::move(policy)),
+      arena_(pair_.target.model->device()),
+      shared_(pair_.target.model->device(), Access::kShared),
       ring_size_(options.rounds_ahead + 2),
       round_at_(ring_size_) {
   batch_ = {
@@ -61,11 +77,15 @@ Engine::Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Poli
       .tokens = {.data = arena_.New<int32_t>(static_cast<size_t>(options_.n_slots) * options_.max_context),
                  .stride = options_.max_context},
       .uniforms = options_.uniforms,
-      .n_workers = options_.n_threads};
-  staged_ = arena_.New<SeqState>(options_.n_slots);
-  cut_length_ = arena_.New<int32_t>(options_.n_slots);
-  ring_ = arena_.New<RoundRecord>(ring_size_);
-  for (int32_t i = 0; i < ring_size_; ++i) ring_[i].slots = arena_.New<SlotRecord>(options_.n_slots);
+      .n_workers = options_.n_threads,
+      .device = arena_.device()};
+  staged_ = shared_.New<SeqState>(options_.n_slots);
+  staged_tokens_ = {
+      .data = shared_.New<int32_t>(static_cast<size_t>(options_.n_slots) * options_.max_context),
+      .stride = options_.max_context};
+  cut_length_ = shared_.New<int32_t>(options_.n_slots);
+  ring_ = shared_.New<RoundRecord>(ring_size_);
+  for (int32_t i = 0; i < ring_size_; ++i) ring_[i].slots = shared_.New<SlotRecord>(options_.n_slots);
 
   RunnerOptions runner{.side = kTarget,
                        .dtype = pair_.target.dtype,
@@ -94,10 +114,22 @@ Engine::Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Poli
   scheduler_ =
       std::make_unique<Scheduler>(options_.n_slots, options_.max_context, pair_.tokenizer, std::move(caches));
   RecordPrograms();
-  executor_ = std::make_unique<Executor>(options_.streams, options_.n_threads, options_.adversary_seed);
 }
 
 Engine::~Engine() = default;
+
+absl::Status Engine::MakeExecutor() {
+  TANDEM_ASSIGN_OR_RETURN(executor_, NewExecutor({.device = batch_.device,
+                                                  .streams = options_.streams,
+                                                  .n_threads = options_.n_threads,
+                                                  .adversary_seed = options_.adversary_seed,
+                                                  .check_steps = options_.check_steps}));
+  for (const Program* program : {&round_, &prefill_}) TANDEM_RETURN_IF_ERROR(executor_->Prepare(*program));
+  for (const std::vector<Program>* programs : {&admit_, &cut_}) {
+    for (const Program& program : *programs) TANDEM_RETURN_IF_ERROR(executor_->Prepare(program));
+  }
+  return absl::OkStatus();
+}
 
 void Engine::RecordPrograms() {
   Record(round_, batch_);
@@ -114,7 +146,14 @@ void Engine::RecordPrograms() {
   for (int32_t slot = 0; slot < options_.n_slots; ++slot) {
     admit_[slot].At(Lane::kTarget, Phase::kSettle);
     admit_[slot].Wait(kPrefilled);  // planning a prefill looks at every slot
-    admit_[slot].Add(AdmitArgs{.slot = slot, .staged = staged_ + slot, .states = batch_.states});
+    AdmitArgs admit{.slot = slot,
+                    .staged = staged_ + slot,
+                    .prompt = staged_tokens_.of(slot),
+                    .states = batch_.states,
+                    .tokens = batch_.tokens};
+    admit.pages[kTarget] = verifier_->runner().cache().page_row(slot);
+    if (drafter_->runner() != nullptr) admit.pages[kDraft] = drafter_->runner()->cache().page_row(slot);
+    admit_[slot].Add(admit);
     admit_[slot].Record(kSettled);
     cut_[slot].At(Lane::kTarget, Phase::kSettle);
     cut_[slot].Add(CutArgs{.slot = slot, .length = cut_length_ + slot, .states = batch_.states});

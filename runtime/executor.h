@@ -1,7 +1,7 @@
-// Executor: runs recorded programs on the CPU, step by step over all its threads.
+// Executor: runs recorded programs on one device.
 //
-// One host thread enqueues and synchronizes. Programs start in the order they were enqueued; within a program the
-// lanes are ordered by its events only (core/program.h).
+// One host thread calls every method. Programs start in the order they were enqueued; within a program the lanes are
+// ordered by its events only (core/program.h).
 #ifndef TANDEM_RUNTIME_EXECUTOR_H_
 #define TANDEM_RUNTIME_EXECUTOR_H_
 
@@ -9,11 +9,13 @@
 #include <cstdint>
 #include <memory>
 
+#include "runtime/core/device.h"
 #include "runtime/core/program.h"
-#include "runtime/core/worker.h"
+#include "runtime/core/status.h"
 
 namespace tandem {
 
+// How the CPU runs lanes. On a CUDA device lanes are branches of a graph, whatever this says.
 enum class StreamMode : int32_t {
   kInline,       // Enqueue runs the program before it returns: one lane after the other, in recorded order
   kThreaded,     // every lane is a thread
@@ -29,23 +31,38 @@ struct PhaseTimes {
 
 class Executor {
  public:
-  // `n_threads` threads run a lane's steps; with several lanes at work, the threads go to the lane that asks first and
-  // the other runs alone, which changes no bit of any result (core/worker.h).
-  Executor(StreamMode mode, int n_threads, uint64_t adversary_seed);
-  ~Executor();
+  virtual ~Executor() = default;
 
-  // `program` outlives its execution. No allocation.
-  void Enqueue(const Program& program);
+  // Makes ready what Enqueue of `program` will need, which then allocates nothing. `program` outlives its executions.
+  virtual absl::Status Prepare(const Program& program) = 0;
+  virtual void Enqueue(const Program& program) = 0;
   // Waits until at most `n_pending` of the enqueued programs are unfinished. What finished programs wrote is visible.
-  void WaitFor(int n_pending);
+  // kInternal: the device failed, in one of the programs enqueued so far; none that is enqueued later will run.
+  virtual absl::Status WaitFor(int n_pending) = 0;
+  // Whether programs run while the host does something else, so that it pays to enqueue several.
+  virtual bool runs_ahead() const = 0;
 
-  PhaseTimes times() const;
-  void ResetTimes();
-
- private:
-  class Impl;
-  std::unique_ptr<Impl> impl_;
+  virtual PhaseTimes times() const = 0;
+  virtual void ResetTimes() = 0;
 };
+
+struct ExecutorOptions {
+  Device device;
+  // The CPU's. `n_threads` threads run a lane's steps; with several lanes at work, they go to the lane that asks first
+  // and the other runs alone, which changes no bit of any result (core/worker.h).
+  StreamMode streams = StreamMode::kInline;
+  int n_threads = 1;
+  uint64_t adversary_seed = 0;  // StreamMode::kAdversarial
+  // CUDA: launch every step alone and wait for it, so that an error of the device names the step. Slow.
+  bool check_steps = false;
+};
+
+// kUnavailable: there is no such device.
+absl::StatusOr<std::unique_ptr<Executor>> NewExecutor(const ExecutorOptions& options);
+
+// What NewExecutor chooses from.
+std::unique_ptr<Executor> NewCpuExecutor(const ExecutorOptions& options);
+absl::StatusOr<std::unique_ptr<Executor>> NewCudaExecutor(const ExecutorOptions& options);  // TANDEM_CUDA
 
 }  // namespace tandem
 

@@ -70,7 +70,13 @@ void Commit(const SettleArgs& args, int32_t slot, int32_t n_proposed, SlotRecord
 
 }  // namespace
 
-void Admit(const AdmitArgs& args) { args.states[args.slot] = *args.staged; }
+void Admit(const AdmitArgs& args) {
+  std::copy_n(args.prompt, args.staged->length, args.tokens.of(args.slot));
+  for (const PageTableRow& pages : args.pages) {
+    if (pages.staged != nullptr) std::copy_n(pages.staged, pages.n_pages, pages.row);
+  }
+  args.states[args.slot] = *args.staged;
+}
 
 void Settle(const SettleArgs& args) {
   for (int32_t slot = 0; slot < args.n_slots; ++slot) {

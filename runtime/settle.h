@@ -1,6 +1,6 @@
 // The steps that change what is true about a sequence. Nothing else writes committed tokens or lengths.
 //
-//   admit    a staged sequence takes a slot
+//   admit    a staged sequence takes a slot: its state, its prompt and its rows of the page tables
 //   settle   the end of a round: with base = committed length before it, every cache's rows = min(rows, base + kept),
 //            then the kept tokens and the added one are appended, cut at a stop id or the length limit
 //   publish  copies the round's records to the ring that the host reads
@@ -15,6 +15,7 @@
 
 #include <cstdint>
 
+#include "runtime/core/kv.h"
 #include "runtime/core/program.h"
 #include "runtime/core/sequence.h"
 
@@ -23,8 +24,12 @@ namespace tandem {
 struct AdmitArgs {
   static constexpr Op kOp = Op::kAdmit;
   int32_t slot;
-  const SeqState* staged;  // written by the host before the program is enqueued
+  // Written by the host before the program is enqueued, and not again until it has run.
+  const SeqState* staged;
+  const int32_t* prompt;  // [staged->length]
   SeqState* states;
+  TokenTable tokens;
+  PageTableRow pages[kNumSides];
 };
 
 struct SettleArgs {
@@ -40,7 +45,7 @@ struct SettleArgs {
 
 // One finished round, as the host sees it.
 struct RoundRecord {
-  int64_t time_ns = 0;          // steady clock, when it was published
+  int64_t time_ns = 0;          // steady clock, when it was published; 0 on a device that has no such clock
   SlotRecord* slots = nullptr;  // [n_slots]
 };
 

@@ -5,21 +5,25 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "runtime/core/check.h"
+#include "runtime/core/cuda.h"
+#include "runtime/core/device.h"
 
 namespace tandem {
 
 class Buffer {
  public:
   Buffer() = default;
-  // calloc: pages that are never used are never touched, so a cache costs what it holds.
-  explicit Buffer(size_t bytes) : block_(std::calloc(bytes + kAlignment, 1)), bytes_(bytes) {
-    TANDEM_CHECK(block_ != nullptr) << "out of memory: " << bytes << " bytes";
+  explicit Buffer(size_t bytes, Device device = {}, Access access = Access::kDevice)
+      : block_(Allocate(bytes, device, access), {device, access}), bytes_(bytes) {
+    TANDEM_CHECK(block_ != nullptr) << "out of memory on " << Name(device) << ": " << bytes << " bytes";
   }
 
   std::byte* data() const {
@@ -30,30 +34,73 @@ class Buffer {
 
  private:
   static constexpr size_t kAlignment = 64;
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
+  struct Release {
+    void operator()(void* p) const { device.is_cuda() ? cuda::Free(device, access, p) : std::free(p); }
+    Device device;
+    Access access = Access::kDevice;
   };
-  std::unique_ptr<void, Free> block_;
+  static void* Allocate(size_t bytes, Device device, Access access) {
+    if (device.is_cuda()) return cuda::Allocate(device, access, bytes);
+    // calloc: pages that are never used are never touched, so a cache costs what it holds.
+    return std::calloc(bytes + kAlignment, 1);
+  }
+
+  std::unique_ptr<void, Release> block_;
   size_t bytes_ = 0;
 };
 
-// Arena: the buffers that belong together (a workspace, a cache), freed together.
+// Arena: the buffers that belong together (a workspace, a cache), on one device, freed together.
 class Arena {
  public:
+  explicit Arena(Device device = {}, Access access = Access::kDevice) : device_(device), access_(access) {}
+
+  // n default values.
   template <typename T>
   T* New(size_t n) {
     static_assert(std::is_trivially_destructible_v<T>, "an arena runs no destructors");
-    buffers_.emplace_back(n * sizeof(T));
-    bytes_ += n * sizeof(T);
-    T* data = reinterpret_cast<T*>(buffers_.back().data());
+    T* data = Take<T>(n);
     if constexpr (!std::is_trivially_default_constructible_v<T>) {
-      for (size_t i = 0; i < n; ++i) new (data + i) T();
+      if (on_host()) {
+        for (size_t i = 0; i < n; ++i) new (data + i) T();
+      } else {
+        const std::vector<T> values(n);
+        cuda::Upload(device_, data, values.data(), n * sizeof(T));
+      }
     }
     return data;
   }
+  // A copy of n values of the host's.
+  template <typename T>
+  T* Copy(const T* values, size_t n) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    T* data = Take<T>(n);
+    if (on_host()) {
+      if (n > 0) std::memcpy(static_cast<void*>(data), values, n * sizeof(T));
+    } else {
+      cuda::Upload(device_, data, values, n * sizeof(T));
+    }
+    return data;
+  }
+  // Where what comes next is made. REQUIRES: nothing was made elsewhere.
+  void Place(Device device) {
+    TANDEM_CHECK(buffers_.empty() || device == device_) << "an arena on " << Name(device_);
+    device_ = device;
+  }
+
   size_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
 
  private:
+  bool on_host() const { return !device_.is_cuda() || access_ == Access::kShared; }
+  template <typename T>
+  T* Take(size_t n) {
+    buffers_.emplace_back(n * sizeof(T), device_, access_);
+    bytes_ += n * sizeof(T);
+    return reinterpret_cast<T*>(buffers_.back().data());
+  }
+
+  Device device_;
+  Access access_;
   std::vector<Buffer> buffers_;
   size_t bytes_ = 0;
 };

@@ -30,6 +30,13 @@ struct KvLayer {
   }
 };
 
+// A slot's row of a page table, twice: where the host wrote it, and where steps read it once the admit step has copied.
+struct PageTableRow {
+  const int32_t* staged = nullptr;  // null: there is no such cache
+  int32_t* row = nullptr;
+  int32_t n_pages = 0;
+};
+
 }  // namespace tandem
 
 #endif  // TANDEM_RUNTIME_CORE_KV_H_

@@ -1,13 +1,14 @@
 // The plain structs that cross layers: what is true about a sequence (SeqState), which rows a forward computes
 // (RowPlan), and the three values of a round (Proposal, Scores, Verdicts).
 //
-// All of it lives in memory of the device that runs the round. Steps read and write it in the order of their program;
-// the host writes a slot only through the admit and cut steps and reads only what `publish` copied out.
+// All of it lives in memory of the device that runs the round. Steps alone read and write it, in the order of their
+// program; the host changes a slot only through the admit and cut steps and reads only what `publish` copied out.
 #ifndef TANDEM_RUNTIME_CORE_SEQUENCE_H_
 #define TANDEM_RUNTIME_CORE_SEQUENCE_H_
 
 #include <cstdint>
 
+#include "runtime/core/device.h"
 #include "runtime/core/law.h"
 #include "runtime/core/uniforms.h"
 
@@ -63,7 +64,7 @@ struct TokenTable {
   int32_t* data = nullptr;
   int32_t stride = 0;
 
-  int32_t* of(int slot) const { return data + static_cast<int64_t>(slot) * stride; }
+  TANDEM_HD int32_t* of(int slot) const { return data + static_cast<int64_t>(slot) * stride; }
 };
 
 // The rows that one forward computes, packed and ragged: written by `plan` from SeqState, read by every later step of
@@ -87,6 +88,7 @@ struct Batch {
   TokenTable tokens;
   Uniforms uniforms;
   int32_t n_workers = 1;  // the most workers that may run a step
+  Device device;          // where the round runs, and its buffers are
 };
 
 // What a drafter proposes for every slot, beside the sequence and never in it.

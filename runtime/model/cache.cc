@@ -11,7 +11,10 @@ PagedCache::PagedCache(const ModelShape& shape, const CacheOptions& options)
     : options_(options),
       n_pages_(PagesFor(options.n_tokens, options.page_size)),
       max_pages_(static_cast<int32_t>(PagesFor(options.max_context, options.page_size))),
+      arena_(options.device),
+      staging_(options.device, Access::kShared),
       page_table_(arena_.New<int32_t>(static_cast<size_t>(options.n_slots) * max_pages_)),
+      staged_(staging_.New<int32_t>(static_cast<size_t>(options.n_slots) * max_pages_)),
       n_reserved_(options.n_slots, 0) {
   const size_t layer_bytes = static_cast<size_t>(n_pages_) * options.page_size * shape.n_kv_heads *
                              shape.head_dim * SizeOf(options.dtype);
@@ -35,7 +38,7 @@ bool PagedCache::Reserve(int32_t slot, int64_t n_tokens) {
   const int64_t n_more = n_pages - n_reserved_[slot];
   if (n_more <= 0) return true;
   if (n_more > static_cast<int64_t>(free_.size())) return false;
-  int32_t* row = page_table_ + static_cast<int64_t>(slot) * max_pages_;
+  int32_t* row = staged_ + static_cast<int64_t>(slot) * max_pages_;
   for (int64_t i = 0; i < n_more; ++i) {
     row[n_reserved_[slot]++] = free_.back();
     free_.pop_back();
@@ -44,8 +47,13 @@ bool PagedCache::Reserve(int32_t slot, int64_t n_tokens) {
 }
 
 void PagedCache::Release(int32_t slot) {
-  const int32_t* row = page_table_ + static_cast<int64_t>(slot) * max_pages_;
+  const int32_t* row = staged_ + static_cast<int64_t>(slot) * max_pages_;
   while (n_reserved_[slot] > 0) free_.push_back(row[--n_reserved_[slot]]);
+}
+
+PageTableRow PagedCache::page_row(int32_t slot) const {
+  const int64_t first = static_cast<int64_t>(slot) * max_pages_;
+  return {staged_ + first, page_table_ + first, max_pages_};
 }
 
 int64_t PagedCache::BytesPerToken(const ModelShape& shape, DType dtype) {

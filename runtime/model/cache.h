@@ -1,8 +1,9 @@
 // PagedCache: the KV memory of one model for every slot of a batch, in pages of a fixed number of positions.
 //
-// The host owns it and hands out pages: Reserve before a sequence's first step, Release after its last. A slot's row of
-// the page table is written only while no queued step plans a row of that slot. How many positions of a page are valid
-// is not the cache's business but SeqState's: settle cuts by lowering a number.
+// The host owns it and hands out pages: Reserve before a sequence's first step, Release after its last. Reserve writes
+// the slot's row of the page table into memory of the host's, and the admit step copies it to where steps read it: so it
+// is written only while no queued admission of that slot is unfinished. How many positions of a page are valid is not
+// the cache's business but SeqState's: settle cuts by lowering a number.
 #ifndef TANDEM_RUNTIME_MODEL_CACHE_H_
 #define TANDEM_RUNTIME_MODEL_CACHE_H_
 
@@ -21,6 +22,7 @@ struct CacheOptions {
   int64_t n_tokens = 0;     // positions in all, rounded up to pages
   int32_t max_context = 0;  // positions of one sequence
   DType dtype = DType::kF32;
+  Device device;
 };
 
 class PagedCache {
@@ -35,6 +37,7 @@ class PagedCache {
   int64_t free_tokens() const { return static_cast<int64_t>(free_.size()) * options_.page_size; }
   int64_t total_tokens() const { return n_pages_ * options_.page_size; }
   int64_t reserved_tokens(int32_t slot) const { return n_reserved_[slot] * int64_t{options_.page_size}; }
+  PageTableRow page_row(int32_t slot) const;  // for the admit step
   int64_t bytes() const { return static_cast<int64_t>(arena_.bytes()); }
   static int64_t BytesPerToken(const ModelShape& shape, DType dtype);
 
@@ -46,7 +49,9 @@ class PagedCache {
   int64_t n_pages_;
   int32_t max_pages_;  // of one sequence
   Arena arena_;
+  Arena staging_;
   int32_t* page_table_;              // [n_slots, max_pages]
+  int32_t* staged_;                  // [n_slots, max_pages] what Reserve writes
   std::vector<int32_t> n_reserved_;  // [n_slots] pages
   std::vector<int32_t> free_;        // a stack
   std::vector<KvLayer> layers_;

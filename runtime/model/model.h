@@ -1,5 +1,6 @@
 // Model: one checkpoint's weights and what a forward of it looks like. Const after loading and shared: a self-draft
-// loads once. It owns no cache and no workspace (ModelRunner does) and names no device.
+// loads once. It owns no cache and no workspace (ModelRunner does). Its weights are on one device, and it runs there;
+// what it emits is the same for any.
 //
 // An architecture is one file in runtime/model/arch: it reads the config, checks and views the weights, and emits the
 // steps of a forward. Thread-compatible.
@@ -76,6 +77,7 @@ class Model {
 
   const ModelShape& shape() const { return shape_; }
   const GenerationDefaults& generation() const { return generation_; }
+  Device device() const { return device_; }
   virtual Workspace NewWorkspace(Arena& arena, int32_t max_rows, int32_t n_workers) const = 0;
   // Appends the steps of a forward, from embed to logits, at the program's current lane and phase. Plan, advance and
   // law steps are the caller's.
@@ -84,6 +86,7 @@ class Model {
  protected:
   ModelShape shape_;
   GenerationDefaults generation_;
+  Device device_;
 };
 
 // Loads the checkpoint in `folder` (config.json and safetensors, as Hugging Face writes them). Errors name the file,

@@ -5,8 +5,9 @@
 namespace tandem {
 namespace {
 
-CacheOptions WithDType(CacheOptions options, ActivationDType dtype) {
+CacheOptions CacheFor(const Model& model, CacheOptions options, ActivationDType dtype) {
   options.dtype = dtype == ActivationDType::kBf16 ? DType::kBf16 : DType::kF32;
+  options.device = model.device();
   return options;
 }
 
@@ -15,7 +16,8 @@ CacheOptions WithDType(CacheOptions options, ActivationDType dtype) {
 ModelRunner::ModelRunner(std::shared_ptr<const Model> model, const RunnerOptions& options)
     : model_(std::move(model)),
       options_(options),
-      cache_(model_->shape(), WithDType(options.cache, options.dtype)),
+      arena_(model_->device()),
+      cache_(model_->shape(), CacheFor(*model_, options.cache, options.dtype)),
       workspace_(model_->NewWorkspace(arena_, options.max_rows, options.n_workers)) {
   rows_.capacity = options.max_rows;
   rows_.n_rows = arena_.New<int32_t>(1);

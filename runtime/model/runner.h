@@ -19,7 +19,7 @@ namespace tandem {
 struct RunnerOptions {
   Side side = kTarget;
   ActivationDType dtype = ActivationDType::kF32;
-  CacheOptions cache;    // its dtype is set by the runner
+  CacheOptions cache;    // its dtype and device are set by the runner
   int32_t max_rows = 1;  // of one forward
   int32_t n_workers = 1;
 };

@@ -4,8 +4,10 @@
 
 namespace tandem {
 
-HashChainModel::HashChainModel(int32_t n_vocab, uint64_t salt, float spread, int32_t max_context)
+HashChainModel::HashChainModel(int32_t n_vocab, uint64_t salt, float spread, int32_t max_context,
+                               Device device)
     : salt_(salt), spread_(spread) {
+  device_ = device;
   shape_ = {.architecture = "HashChain",
             .n_layers = 1,
             .hidden = 2,

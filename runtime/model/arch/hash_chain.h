@@ -15,7 +15,8 @@ namespace tandem {
 class HashChainModel : public Model {
  public:
   // `spread`: logits lie in [-spread, spread).
-  HashChainModel(int32_t n_vocab, uint64_t salt, float spread, int32_t max_context = 4096);
+  HashChainModel(int32_t n_vocab, uint64_t salt, float spread, int32_t max_context = 4096,
+                 Device device = {});
 
   Workspace NewWorkspace(Arena& arena, int32_t max_rows, int32_t n_workers) const override;
   void Emit(Program& program, const Forward& forward) const override;

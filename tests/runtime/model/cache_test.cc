@@ -57,6 +57,13 @@ class CacheTest : public testing::Test {
 
   int32_t Random(int32_t n) { return static_cast<int32_t>(random_() % n); }
 
+  void AdmitSlot(int32_t slot, const SeqState& staged, const int32_t* prompt) {
+    AdmitArgs args{
+        .slot = slot, .staged = &staged, .prompt = prompt, .states = states_.data(), .tokens = tokens_};
+    args.pages[kTarget] = cache_.page_row(slot);
+    Admit(args);
+  }
+
   void ReserveOne() {
     const int32_t slot = Random(kSlots);
     if (cache_.reserved_tokens(slot) > 0) return;  // live, or ended and not released yet
@@ -71,14 +78,14 @@ class CacheTest : public testing::Test {
     const int32_t n_prompt = 1 + Random(limit - 1);
     ModelSequence& sequence = model_[slot];
     sequence = {};
-    for (int32_t i = 0; i < n_prompt; ++i) sequence.tokens.push_back(tokens_.of(slot)[i] = Random(kTokenIds));
+    for (int32_t i = 0; i < n_prompt; ++i) sequence.tokens.push_back(Random(kTokenIds));
     const SeqState staged{.live = true,
                           .length = n_prompt,
                           .prompt_length = n_prompt,
                           .length_limit = limit,
                           .gamma = kBlock - 1,
                           .gamma_max = kBlock - 1};
-    Admit({.slot = slot, .staged = &staged, .states = states_.data()});
+    AdmitSlot(slot, staged, sequence.tokens.data());
   }
 
   void Extend(PlanKind kind) {
@@ -147,7 +154,7 @@ class CacheTest : public testing::Test {
   void ReleaseOne() {
     const int32_t slot = Random(kSlots);
     const SeqState nobody{};
-    Admit({.slot = slot, .staged = &nobody, .states = states_.data()});
+    AdmitSlot(slot, nobody, nullptr);
     cache_.Release(slot);
     model_.erase(slot);
   }
