@@ -263,6 +263,11 @@ struct Bound {
 template <Rule R>
 constexpr RuleEntry MakeRuleEntry() {
   using B = internal::Bound<R>;
+  static_assert(!R::kInfo.draft_only || (LawRule<R> &&
+                                         requires(const R& rule, const Row& row) {
+                                           { rule.defers(row) } -> std::same_as<bool>;
+                                         }),
+                "a rule that is draft_only says defers(row), and its law is p there and q elsewhere");
   RuleEntry entry;
   entry.info = &R::kInfo;
   entry.kind = LawRule<R>         ? Kind::kLaw

@@ -361,11 +361,14 @@ void JudgeCpu(const JudgeArgs& args, Worker worker) {
   const Share share = ShareOf(args.batch.n_slots, worker);
   float* scratch = args.scratch + worker.index * args.scratch_stride;
   for (int64_t slot = share.begin; slot < share.end; ++slot) {
-    if (args.batch.states[slot].live) {
+    const SeqState& state = args.batch.states[slot];
+    if (state.live && TargetAdds(state)) {
       SlotJudge(args, static_cast<int32_t>(slot), scratch).Run();
       continue;
     }
-    args.verdicts.n_keep[slot] = 0;
+    // What the draft of a token cascade wrote is not judged: it stands.
+    args.verdicts.n_keep[slot] =
+        state.live && state.writer == Writer::kDraft ? args.proposal.n_proposed[slot] : 0;
     args.verdicts.next[slot] = -1;
     args.verdicts.n_judged[slot] = 0;
     args.verdicts.fault[slot] = Fault::kNone;

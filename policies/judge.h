@@ -12,6 +12,9 @@
 //
 // If nothing has weight to replace x (pi = q up to rounding), x stays.
 //
+// In a token cascade the judge has nothing to say about what the draft wrote: n_keep = n_proposed, next = -1. Where the
+// draft has deferred nothing is proposed, and next is drawn from p, once the target has computed it.
+//
 // Uniforms: keys (seed, sequence, length at the round's start, position, purpose); kKeep for the coin of a
 // position, kReplace for the token drawn at it, kDraft for the bonus token's own proposal. No uniform is
 // asked for where it would not matter. Laws are fp32, what is added up and compared is double.

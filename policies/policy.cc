@@ -132,6 +132,13 @@ std::optional<float> Policy::draft_stop() const {
   return entry_.draft_stop(params_);
 }
 
+DeferralTest Policy::deferral_test() const {
+  TANDEM_CHECK(entry_.info->draft_only) << entry_.info->name << " does not look at the draft alone";
+  DeferralTest test{.rule = &entry_};
+  std::copy(params_, params_ + kMaxParams, test.params);
+  return test;
+}
+
 ImpliedSplit Policy::Split(const PositionLaws& laws) const {
   TANDEM_CHECK(entry_.implied != nullptr) << entry_.info->name << " is a block rule";
   return entry_.implied(params_, laws);

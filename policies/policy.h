@@ -27,6 +27,12 @@ struct PolicyOptions {
   Bonus bonus = Bonus::kP;
 };
 
+// A draft_only rule's test by itself, for a token-level cascade.
+struct DeferralTest {
+  const RuleEntry* rule = nullptr;  // the policy's
+  float params[kMaxParams] = {};
+};
+
 class Policy {
  public:
   // `draft_has_law`: false for a drafter whose proposals are point masses. Errors: kInvalidArgument, naming
@@ -49,6 +55,9 @@ class Policy {
   bool needs_bonus_law() const;
   // Drafting should stop after a token whose q (q1 at T = 0) is under this: for SeqState::confidence_min.
   std::optional<float> draft_stop() const;
+
+  // REQUIRES: info().draft_only.
+  DeferralTest deferral_test() const;
 
   // The law that the rule claims at one position (policies/implied.h). REQUIRES: kind() != kBlock.
   ImpliedSplit Split(const PositionLaws& laws) const;

@@ -91,6 +91,9 @@ struct RuleInfo {
   const char* name = nullptr;  // of its file, and of its struct in CamelCase
   Guarantee guarantee = Guarantee::kLossy;
   uint32_t needs = Needs::kNone;
+  bool draft_only =
+      false;  // defers() looks at q and q1 alone and not at x: a token-level cascade, which has neither p
+              // nor a token yet when it decides, may use this rule
   ParamInfo params[kMaxParams] = {};  // in the order of the struct's members
   const char* about = "";             // one line
   const char* tests = "";             // the laws it looks at

@@ -25,8 +25,8 @@ void Engine::Record(Program& round, const Batch& batch) {
   const Verdicts verdicts = policy_->judge(round, batch, proposal, scores);
 
   round.At(Lane::kTarget, Phase::kSettle);
-  Settle(round, batch, proposal, verdicts);  // the only step that writes committed tokens and lengths
-  Publish(round, batch);                     // ring buffer to the host
+  Settle(round, batch, proposal, scores, verdicts);  // the only step that writes committed tokens and lengths
+  Publish(round, batch);                             // ring buffer to the host
   round.Record(kSettled);
 }
 
@@ -38,16 +38,19 @@ absl::Status Engine::Run(EngineListener* listener, std::vector<RequestResult>* r
   results->resize(scheduler_->n_submitted());
   results_ = results;
   absl::Status status;
-  while (status.ok() && !scheduler_->idle()) {
-    AdmitWaiting();
-    QueueRounds();
-    status = ReadRound(listener);
+  while (status.ok() && !idle()) {
+    status = Step(listener);
     if (status.ok() && listener->Cancelled()) break;
   }
   Abandon(status.ok() ? FinishReason::kCancelled : FinishReason::kFault, listener);
-  scheduler_->ResetCount();
   results_ = nullptr;
   return status;
+}
+
+absl::Status Engine::Step(EngineListener* listener) {
+  AdmitWaiting();
+  QueueRounds();
+  return ReadRound(listener);
 }
 
 void Engine::AdmitWaiting() {
@@ -68,6 +71,7 @@ void Engine::AdmitWaiting() {
               .gamma = options_.gamma,
               .gamma_max = options_.gamma,
               .schedule = options_.schedule,
+              .writer = options_.token_cascade ? Writer::kDraft : Writer::kPair,
               .confidence_min = std::max(options_.confidence_min, policy_->draft_stop().value_or(0.f)),
               .sampling = request.sampling,
               .n_stop_ids = static_cast<int32_t>(request.stop_ids.size())};
@@ -119,6 +123,9 @@ absl::Status Engine::ReadSlot(int32_t slot, const RoundRecord& round, EngineList
   std::string text;
   const int n_taken = sequence->output.Add(record, &text);
   result.counts.AddRound(record, n_taken);
+  if (n_taken == 0) return absl::OkStatus();  // a target that catches up
+  if (options_.log_probs)
+    result.log_probs.insert(result.log_probs.end(), record.log_prob, record.log_prob + n_taken);
   if (result.first_token_ns == 0) result.first_token_ns = round.time_ns;
   result.token_ns.insert(result.token_ns.end(), n_taken, round.time_ns);
   FinishReason finish = record.finish;
@@ -143,10 +150,13 @@ void Engine::Finish(int32_t slot, FinishReason reason, EngineListener* listener)
   const std::unique_ptr<Sequence> sequence = scheduler_->Release(slot);
   sequence->Complete(reason);
   listener->OnFinish(sequence->result);
-  (*results_)[sequence->index] = std::move(sequence->result);
+  Keep(std::move(sequence->result));
 }
 
-// Ends whatever has not: nothing of it is left on the device or in the caches.
+void Engine::Keep(RequestResult result) {
+  if (results_ != nullptr) (*results_)[result.index] = std::move(result);
+}
+
 void Engine::Abandon(FinishReason reason, EngineListener* listener) {
   // Before anything is staged: an admission may be among what is queued. A device that failed runs nothing any more.
   if (executor_->WaitFor(0).ok()) {
@@ -163,8 +173,9 @@ void Engine::Abandon(FinishReason reason, EngineListener* listener) {
   }
   for (const auto& sequence : scheduler_->TakeWaiting()) {
     sequence->Complete(FinishReason::kCancelled);
-    (*results_)[sequence->index] = std::move(sequence->result);
+    Keep(std::move(sequence->result));
   }
+  scheduler_->ResetCount();
 }
 
 absl::Status Engine::FaultError(int32_t slot, const SlotRecord& record) const {

@@ -17,6 +17,7 @@
 #include "runtime/core/program.h"
 #include "runtime/core/status.h"
 #include "runtime/executor.h"
+#include "runtime/generator.h"
 #include "runtime/model/model.h"
 #include "runtime/model/tokenizer.h"
 #include "runtime/request.h"
@@ -41,6 +42,10 @@ struct EngineOptions {
   uint64_t adversary_seed = 0;  // StreamMode::kAdversarial
   bool check_steps = false;     // as ExecutorOptions
   Uniforms uniforms;
+  // The draft writes and the policy's rule, a draft_only one, says where it defers: no speculation, gamma is not used
+  // (runtime/cascade/token_cascade.h). Needs a draft model.
+  bool token_cascade = false;
+  bool log_probs = false;  // results tell log p1 of every token, where the target scored it
 };
 
 struct ModelSpec {
@@ -66,39 +71,28 @@ struct PairSpec {
   bool has_drafter() const { return draft.has_value() || ngram.has_value() || host_drafter != nullptr; }
 };
 
-// What the caller sees while the engine runs. Called on the host's thread, in order per request.
-class EngineListener {
- public:
-  virtual ~EngineListener() = default;
-  // Tokens of one round, final: never taken back. `text` is what they add to the output, whole characters only.
-  virtual void OnTokens(const Request& /*request*/, std::span<const int32_t> /*tokens*/,
-                        std::span<const Origin> /*origin*/, std::string_view /*text*/) {}
-  virtual void OnFinish(const RequestResult& /*result*/) {}
-  // Asked once per round: true ends the run after it, every unfinished request as kCancelled.
-  virtual bool Cancelled() { return false; }
-};
-
-class Engine {
+class Engine : public Generator {
  public:
   // Plans memory, records every program, allocates everything, on the device of the target's model. Errors:
   // kInvalidArgument for options out of range, kResourceExhausted where the cache is too small for one sequence (saying
   // how many tokens fit), kUnavailable for a device that is not there.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options, PairSpec pair,
                                                         std::unique_ptr<Policy> policy);
-  ~Engine();
+  ~Engine() override;
 
-  // Queues a request. kInvalidArgument: an empty prompt, ids outside the vocabulary, a prompt longer than the context
-  // (saying how long it may be), stop strings without a tokenizer.
-  absl::Status Submit(Request request);
+  // As in Generator.
+  absl::Status Submit(Request request) override;
+  absl::Status Run(EngineListener* listener, std::vector<RequestResult>* results) override;
+  PhaseTimes times() const override;
+  void ResetTimes() override;
 
-  // Runs until every submitted request has ended. Results in the order of submission. A fault of a drafter, model or
-  // rule, or of the device (kInternal), ends the run with an error that names it; what there is of the results is in
-  // `*results` even then. After a fault of the device the engine cannot run again.
-  absl::Status Run(EngineListener* listener, std::vector<RequestResult>* results);
-
-  // Time since Create or ResetTimes, by phase; and the rounds run.
-  PhaseTimes times() const;
-  void ResetTimes();
+  // Run, one turn at a time, for a caller that turns several engines: Step while not idle(), then Abandon. What Submit
+  // would refuse, Check does. Results come through OnFinish alone; a request that never ran has none.
+  absl::Status Check(const Request& request) const;
+  bool idle() const { return scheduler_->idle(); }
+  absl::Status Step(EngineListener* listener);
+  // Ends whatever has not: nothing of it is left on the device or in the caches.
+  void Abandon(FinishReason reason, EngineListener* listener);
 
   int32_t max_context() const { return options_.max_context; }
   // Bytes beside the weights, which are the models'.
@@ -118,7 +112,8 @@ class Engine {
   Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Policy> policy);
 
   void Record(Program& round, const Batch& batch);
-  void Settle(Program& round, const Batch& batch, const Proposal& proposal, const Verdicts& verdicts);
+  void Settle(Program& round, const Batch& batch, const Proposal& proposal, const Scores& scores,
+              const Verdicts& verdicts);
   void Publish(Program& round, const Batch& batch);
   void RecordPrograms();
   absl::Status MakeExecutor();
@@ -129,8 +124,8 @@ class Engine {
   void QueueRounds();
   absl::Status ReadRound(EngineListener* listener);
   absl::Status ReadSlot(int32_t slot, const RoundRecord& round, EngineListener* listener);
+  void Keep(RequestResult result);
   void Finish(int32_t slot, FinishReason reason, EngineListener* listener);
-  void Abandon(FinishReason reason, EngineListener* listener);
   absl::Status FaultError(int32_t slot, const SlotRecord& record) const;
 
   EngineOptions options_;
@@ -162,7 +157,7 @@ class Engine {
   std::vector<uint64_t> round_at_;  // [ring_size_] which program a queued round is
   int64_t n_rounds_ = 0;            // rounds enqueued
   uint64_t n_admitted_ = 0;
-  std::vector<RequestResult>* results_ = nullptr;  // of the Run in progress
+  std::vector<RequestResult>* results_ = nullptr;  // of the Run in progress; null: the caller steps
 
   std::unique_ptr<Executor> executor_;  // last: its lanes stop before what they use is gone
 };

@@ -5,6 +5,7 @@
 
 #include "draft/model_drafter.h"
 #include "draft/ngram.h"
+#include "runtime/cascade/token_cascade.h"
 #include "runtime/core/cuda.h"
 #include "runtime/engine.h"
 
@@ -36,6 +37,15 @@ absl::Status Resolve(EngineOptions* options, PairSpec* pair) {
     return absl::InvalidArgumentError(
         absl::StrCat("a drafter that runs on the host needs target.device: cpu, got ", Name(device)));
   }
+  if (options->token_cascade) {
+    if (!pair->draft) return absl::InvalidArgumentError("a token cascade needs a draft model");
+    options->gamma = 1;
+  }
+  if ((options->token_cascade || options->log_probs) && device.is_cuda()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "cascade.mode: cascades without speculation run on the CPU so far; expected target.device: cpu, got ",
+        Name(device)));
+  }
   int32_t context = pair->target.model->shape().max_context;
   int32_t n_vocab = pair->target.model->shape().n_vocab;
   if (pair->draft && options->gamma > 0) {
@@ -56,6 +66,11 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
                                                        std::unique_ptr<Policy> policy) {
   EngineOptions resolved = options;
   TANDEM_RETURN_IF_ERROR(Resolve(&resolved, &pair));
+  if (resolved.token_cascade && !policy->info().draft_only) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "rule ", policy->info().name, ": a token cascade decides before the target is asked, and ",
+        "this rule looks at more than the draft's law"));
+  }
   TANDEM_RETURN_IF_ERROR(cuda::Check(pair.target.model->device()));
   std::unique_ptr<Engine> engine(new Engine(resolved, std::move(pair), std::move(policy)));
   TANDEM_RETURN_IF_ERROR(engine->MakeExecutor());
@@ -103,8 +118,13 @@ Engine::Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Poli
     runner.side = kDraft;
     runner.dtype = pair_.draft->dtype;
     runner.max_rows = std::max(options_.prefill_chunk, options_.n_slots * 2);
-    drafter_ =
-        std::make_unique<ModelDrafter>(pair_.draft->model, runner, pair_.n_vocab, policy_->needs_bonus_law());
+    if (options_.token_cascade) {
+      drafter_ = std::make_unique<TokenCascadeDrafter>(pair_.draft->model, runner, pair_.n_vocab,
+                                                       policy_->deferral_test());
+    } else {
+      drafter_ = std::make_unique<ModelDrafter>(pair_.draft->model, runner, pair_.n_vocab,
+                                                policy_->needs_bonus_law());
+    }
     caches.push_back(&drafter_->runner()->cache());
   } else if (pair_.ngram) {
     drafter_ = std::make_unique<NgramDrafter>(pair_.ngram->min, pair_.ngram->max);
@@ -139,7 +159,8 @@ void Engine::RecordPrograms() {
   drafter_->Prefill(prefill_, batch_, options_.prefill_chunk);
   prefill_.Record(kPrefilled);
   prefill_.At(Lane::kTarget, Phase::kPrefill);
-  verifier_->Prefill(prefill_, batch_, options_.prefill_chunk);
+  // The target of a token cascade feeds the prompt when it is asked first.
+  if (!options_.token_cascade) verifier_->Prefill(prefill_, batch_, options_.prefill_chunk);
 
   admit_.resize(options_.n_slots);
   cut_.resize(options_.n_slots);
@@ -161,7 +182,8 @@ void Engine::RecordPrograms() {
   }
 }
 
-void Engine::Settle(Program& round, const Batch& batch, const Proposal& proposal, const Verdicts& verdicts) {
+void Engine::Settle(Program& round, const Batch& batch, const Proposal& proposal, const Scores& scores,
+                    const Verdicts& verdicts) {
   records_ = arena_.New<SlotRecord>(batch.n_slots);
   round.Add(SettleArgs{.n_slots = batch.n_slots,
                        .n_vocab = pair_.target.model->shape().n_vocab,
@@ -169,6 +191,7 @@ void Engine::Settle(Program& round, const Batch& batch, const Proposal& proposal
                        .tokens = batch.tokens,
                        .proposal = proposal,
                        .verdicts = verdicts,
+                       .scores = options_.log_probs ? scores.law : LawBuffer(),
                        .records = records_});
 }
 
@@ -181,6 +204,12 @@ void Engine::Publish(Program& round, const Batch& batch) {
 }
 
 absl::Status Engine::Submit(Request request) {
+  TANDEM_RETURN_IF_ERROR(Check(request));
+  scheduler_->Submit(std::move(request));
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Check(const Request& request) const {
   const std::string name = absl::StrCat("request ", request.id, ": ");
   const auto n_prompt = static_cast<int64_t>(request.prompt.size());
   if (n_prompt == 0) {
@@ -217,7 +246,6 @@ absl::Status Engine::Submit(Request request) {
         name, "needs ", needed, " tokens of cache (prompt ", n_prompt, ", max_new_tokens ",
         request.max_new_tokens, "); ", fits, " fit. Raise cache.tokens or lower max_new_tokens"));
   }
-  scheduler_->Submit(std::move(request));
   return absl::OkStatus();
 }
 

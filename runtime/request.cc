@@ -23,6 +23,10 @@ void SpeculationCounts::Add(const SpeculationCounts& other) {
   num_draft_tokens += other.num_draft_tokens;
   num_accepted_tokens += other.num_accepted_tokens;
   target_calls += other.target_calls;
+  draft_calls += other.draft_calls;
+  num_tokens_by_draft += other.num_tokens_by_draft;
+  num_scored_answers += other.num_scored_answers;
+  num_deferred_answers += other.num_deferred_answers;
   num_emitted_tokens += other.num_emitted_tokens;
   num_judged += other.num_judged;
   num_deferred += other.num_deferred;
@@ -33,15 +37,18 @@ void SpeculationCounts::Add(const SpeculationCounts& other) {
 }
 
 void SpeculationCounts::AddRound(const SlotRecord& record, int n_output) {
-  const bool cut = n_output < record.n_keep + 1;  // the output ended within the block
+  const int n_added = record.target_added ? 1 : 0;
+  const bool cut = n_output < record.n_keep + n_added;  // the output ended within the block
   const int n_proposed = cut ? std::min(record.n_proposed, n_output) : record.n_proposed;
   const int n_judged = cut ? std::min(record.n_judged, n_output) : record.n_judged;
   const int n_kept = std::min(record.n_keep, n_output);
-  ++target_calls;
+  target_calls += n_added;
+  draft_calls += std::max(n_proposed, n_judged);  // a token cascade's draft proposes nothing where it defers
   num_emitted_tokens += n_output;
+  num_tokens_by_draft += n_kept;
   num_judged += n_judged;
   num_deferred += std::popcount(record.deferred & ((uint64_t{1} << n_judged) - 1));
-  if (n_proposed == 0) return;
+  if (n_proposed == 0 || n_added == 0) return;  // no block for the target to judge
   ++num_drafts;
   num_draft_tokens += n_proposed;
   num_accepted_tokens += n_kept;

@@ -51,7 +51,7 @@ class Claim {
 
   std::vector<double> Law() {
     const bool exact = policy_.guarantee(check_.sampling.greedy()) == Guarantee::kExact;
-    if (exact || check_.policy.bonus == Bonus::kPi) {
+    if (exact || check_.policy.bonus == Bonus::kPi || check_.token_cascade) {
       Product(exact, 1);
     } else if (check_.policy.verification == Verification::kToken) {
       Tokens(0, 1);
@@ -250,8 +250,12 @@ absl::StatusOr<LawCheckResult> CheckLaw(const LawCheck& check) {
 
   OutcomeSweep sweep(static_cast<int64_t>(claimed.size()));
   sweep.rekey = check.rekey;
-  const EngineOptions options{
-      .gamma = check.gamma, .max_context = 64, .page_size = 3, .prefill_chunk = 4, .uniforms = {&sweep}};
+  const EngineOptions options{.gamma = check.gamma,
+                              .max_context = 64,
+                              .page_size = 3,
+                              .prefill_chunk = 4,
+                              .uniforms = {&sweep},
+                              .token_cascade = check.token_cascade};
   TANDEM_ASSIGN_OR_RETURN(
       std::unique_ptr<Engine> engine,
       Engine::Create(options, {.target = {.model = target}, .draft = ModelSpec{.model = draft}},
@@ -276,15 +280,40 @@ absl::StatusOr<LawCheckResult> CheckLaw(const LawCheck& check) {
   return result;
 }
 
+namespace {
+
+// Sampled; then greedy, which has one outcome, so that more tokens of more models can be looked at.
+absl::Status CheckBoth(LawCheck check, int32_t n_greedy_tokens,
+                       const std::function<void(const RuleCheckLine&)>& line) {
+  constexpr uint64_t kGreedyModels = 4;
+  TANDEM_ASSIGN_OR_RETURN(const LawCheckResult sampled, CheckLaw(check));
+  line({check, sampled});
+  check.sampling = {};
+  check.n_tokens = n_greedy_tokens;
+  LawCheckResult greedy;
+  double tv_to_target = 0;
+  for (check.salt = 1; check.salt <= kGreedyModels; ++check.salt) {
+    TANDEM_ASSIGN_OR_RETURN(const LawCheckResult one, CheckLaw(check));
+    const int64_t n_runs = greedy.n_runs + one.n_runs;
+    // Not <=, so that a NaN counts as the worst.
+    if (!(one.largest_difference <= greedy.largest_difference)) greedy = one;
+    greedy.n_runs = n_runs;
+    tv_to_target = std::max(tv_to_target, one.tv_to_target);
+  }
+  greedy.tv_to_target = tv_to_target;
+  line({check, greedy});
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status CheckRule(const std::string& rule, const std::map<std::string, double>& params,
                        const std::function<void(const RuleCheckLine&)>& line) {
-  // Sizes that sweep in well under a second; longer blocks on a smaller vocabulary. Greedy runs have one outcome each,
-  // so they look at more tokens of more models.
+  // Sizes that sweep in well under a second; longer blocks on a smaller vocabulary.
   struct Size {
     int32_t gamma, n_vocab, n_tokens, n_greedy_tokens;
   };
   constexpr Size kSizes[] = {{1, 3, 3, 6}, {2, 3, 3, 6}, {3, 2, 4, 8}, {4, 2, 3, 8}};
-  constexpr uint64_t kGreedyModels = 4;
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Policy> policy,
                           Policy::Create({.rule = rule, .params = params}, true));
   const bool is_law = policy->kind() == Kind::kLaw || policy->kind() == Kind::kTokenWise;
@@ -292,31 +321,16 @@ absl::Status CheckRule(const std::string& rule, const std::map<std::string, doub
     if (verification == Verification::kBlock && !is_law) continue;
     for (const Bonus bonus : {Bonus::kP, Bonus::kPi}) {
       for (const Size& size : kSizes) {
-        LawCheck check{
-            .policy = {.rule = rule, .params = params, .verification = verification, .bonus = bonus},
-            .gamma = size.gamma,
-            .n_vocab = size.n_vocab,
-            .n_tokens = size.n_tokens};
-        TANDEM_ASSIGN_OR_RETURN(const LawCheckResult sampled, CheckLaw(check));
-        line({check, sampled});
-        check.sampling = {};
-        check.n_tokens = size.n_greedy_tokens;
-        LawCheckResult greedy;
-        double tv_to_target = 0;
-        for (check.salt = 1; check.salt <= kGreedyModels; ++check.salt) {
-          TANDEM_ASSIGN_OR_RETURN(const LawCheckResult one, CheckLaw(check));
-          const int64_t n_runs = greedy.n_runs + one.n_runs;
-          // Not <=, so that a NaN counts as the worst.
-          if (!(one.largest_difference <= greedy.largest_difference)) greedy = one;
-          greedy.n_runs = n_runs;
-          tv_to_target = std::max(tv_to_target, one.tv_to_target);
-        }
-        greedy.tv_to_target = tv_to_target;
-        line({check, greedy});
+        TANDEM_RETURN_IF_ERROR(CheckBoth({.policy = {rule, params, verification, bonus},
+                                          .gamma = size.gamma,
+                                          .n_vocab = size.n_vocab,
+                                          .n_tokens = size.n_tokens},
+                                         size.n_greedy_tokens, line));
       }
     }
   }
-  return absl::OkStatus();
+  if (!policy->info().draft_only) return absl::OkStatus();
+  return CheckBoth({.policy = {.rule = rule, .params = params}, .token_cascade = true}, 6, line);
 }
 
 }  // namespace tandem

@@ -4,7 +4,8 @@
 // (HashChainModel) over a vocabulary of two or three tokens.
 //
 // The claim, for the law of the first n tokens x_1 .. x_n:
-//   exact rules, and every rule with bonus pi   the product of p(x_i | x_<i), or of pi(x_i | x_<i)
+//   exact rules, every rule with bonus pi,
+//   and token cascades                          the product of p(x_i | x_<i), or of pi(x_i | x_<i)
 //   others                                      the same with p in place of pi wherever a fully kept block ends, which
 //                                               makes the law depend on where blocks begin: a sum over the ways in
 //                                               which rounds can cover the tokens
@@ -32,6 +33,8 @@ struct LawCheck {
   int32_t n_tokens = 3;  // of the law; more than one round is needed for them in most outcomes
   Sampling sampling = {.temperature = 0.7f};
   uint64_t salt = 1;  // of the models
+  bool token_cascade =
+      false;  // no speculation: the draft writes where the rule, a draft_only one, does not defer
   // For tests: a rule that is not built in, and a wrong way to key random numbers.
   const RuleEntry* rule = nullptr;
   std::function<UniformKey(const UniformKey&)> rekey;
@@ -49,7 +52,7 @@ struct LawCheckResult {
 absl::StatusOr<LawCheckResult> CheckLaw(const LawCheck& check);
 
 // The checks of one rule at one setting of its parameters: gamma 1 to 4, greedy and sampled, token and (where the rule
-// is a law) block verification, bonus p and pi.
+// is a law) block verification, bonus p and pi; of a draft_only rule the token cascade too.
 struct RuleCheckLine {
   LawCheck check;
   LawCheckResult result;

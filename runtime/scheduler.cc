@@ -22,7 +22,8 @@ void Scheduler::Submit(Request request) {
   const auto length = static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens;
   result.request = std::move(request);
   result.submitted_ns = NowNs();
-  auto sequence = std::make_unique<Sequence>(n_submitted_++, std::move(result), tokenizer_);
+  result.index = n_submitted_++;
+  auto sequence = std::make_unique<Sequence>(std::move(result), tokenizer_);
   sequence->length_limit = static_cast<int32_t>(std::min<int64_t>(length, max_context_));
   waiting_.push_back(std::move(sequence));
 }

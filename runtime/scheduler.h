@@ -18,8 +18,8 @@ namespace tandem {
 
 // A request in a slot.
 struct Sequence {
-  Sequence(size_t index, RequestResult result, const Tokenizer* tokenizer)
-      : index(index), result(std::move(result)), output(this->result.request, tokenizer) {}
+  Sequence(RequestResult result, const Tokenizer* tokenizer)
+      : result(std::move(result)), output(this->result.request, tokenizer) {}
   Sequence(const Sequence&) = delete;
 
   // Committed tokens that the host knows of.
@@ -30,7 +30,6 @@ struct Sequence {
   void Complete(FinishReason reason);
 
   uint64_t admission = 0;  // as in SeqState
-  size_t index;            // in the order of submission
   RequestResult result;
   Output output;
   int32_t length_limit = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "runtime/core/check.h"
 
@@ -20,7 +21,8 @@ Fault FindFault(const SettleArgs& args, int32_t slot, int32_t n_proposed) {
   if (args.verdicts.fault[slot] != Fault::kNone) return args.verdicts.fault[slot];
   const int32_t n_keep = args.verdicts.n_keep[slot];
   const int32_t next = args.verdicts.next[slot];
-  if (n_keep < 0 || n_keep > n_proposed || next < 0 || next >= args.n_vocab) return Fault::kVerdict;
+  if (n_keep < 0 || n_keep > n_proposed) return Fault::kVerdict;
+  if (TargetAdds(args.states[slot]) && (next < 0 || next >= args.n_vocab)) return Fault::kVerdict;
   return Fault::kNone;
 }
 
@@ -35,6 +37,16 @@ void AdaptGamma(SeqState& state, int32_t n_proposed, int32_t n_keep) {
   state.gamma = std::clamp(state.gamma, std::min(1, state.gamma_max), state.gamma_max);
 }
 
+// A sequence that ended at a kept token may have the rows of all its tokens; one that goes on lacks the last, except in
+// the cache of a draft that has deferred and waits for the target.
+void CheckRows(const SeqState& state, int32_t slot) {
+  for (int side = 0; side < kNumSides; ++side) {
+    const bool waits = side == kDraft && state.writer == Writer::kTarget;
+    TANDEM_DCHECK(state.rows[side] >= 0 && state.rows[side] < state.length + (state.live && !waits ? 0 : 1))
+        << "slot " << slot << ": " << state.rows[side] << " rows of " << state.length;
+  }
+}
+
 void Fail(SeqState& state, Fault fault, SlotRecord& record) {
   state.live = false;
   state.finish = record.finish = FinishReason::kFault;
@@ -42,19 +54,28 @@ void Fail(SeqState& state, Fault fault, SlotRecord& record) {
   CutRows(state, state.length - 1);
 }
 
+// log p1 of the token at row (slot, i).
+float LogProb(const SettleArgs& args, int64_t row, int32_t token) {
+  if (args.scores.logits == nullptr || token >= args.scores.n_vocab) return NAN;
+  const Law law = args.scores.row(row);
+  return law.logits[token] - law.record.max - law.record.lse1;
+}
+
 // Appends the kept tokens and the added one, up to the sequence's end.
 void Commit(const SettleArgs& args, int32_t slot, int32_t n_proposed, SlotRecord& record) {
   SeqState& state = args.states[slot];
   const int32_t n_keep = args.verdicts.n_keep[slot];
+  const int32_t n_all = n_keep + (record.target_added ? 1 : 0);
   int32_t* tokens = args.tokens.of(slot);
   const int64_t first = static_cast<int64_t>(slot) * args.verdicts.block;
-  for (int32_t i = 0; i <= n_keep && state.finish == FinishReason::kNone; ++i) {
+  for (int32_t i = 0; i < n_all && state.finish == FinishReason::kNone; ++i) {
     const int32_t token = i < n_keep ? args.proposal.tokens[first + i] : args.verdicts.next[slot];
     record.tokens[i] = tokens[state.length++] = token;
     record.origin[i] = i < n_keep            ? Origin::kDraft
                        : n_proposed == 0     ? Origin::kTarget
                        : n_keep < n_proposed ? Origin::kReplaced
                                              : Origin::kBonus;
+    record.log_prob[i] = record.target_added ? LogProb(args, first + i, token) : NAN;
     ++record.n_emit;
     if (IsStop(state, token)) {
       state.finish = FinishReason::kStop;
@@ -64,6 +85,7 @@ void Commit(const SettleArgs& args, int32_t slot, int32_t n_proposed, SlotRecord
   }
   CutRows(state, record.base + std::min(n_keep, record.n_emit));
   AdaptGamma(state, n_proposed, n_keep);
+  if (record.target_added && state.writer == Writer::kTarget) state.writer = Writer::kDraft;
   state.live = state.finish == FinishReason::kNone;
   record.finish = state.finish;
 }
@@ -92,16 +114,18 @@ void Settle(const SettleArgs& args) {
     }
     record.n_proposed = n_proposed;
     record.n_keep = args.verdicts.n_keep[slot];
-    record.n_judged = args.verdicts.n_judged[slot];
-    const uint8_t* deferred = args.verdicts.deferred + static_cast<int64_t>(slot) * args.verdicts.block;
-    for (int32_t i = 0; i < record.n_judged; ++i) record.deferred |= deferred[i] != 0 ? 1u << i : 0u;
+    record.target_added = TargetAdds(state);
+    if (state.writer == Writer::kPair) {
+      record.n_judged = args.verdicts.n_judged[slot];
+      const uint8_t* deferred = args.verdicts.deferred + static_cast<int64_t>(slot) * args.verdicts.block;
+      for (int32_t i = 0; i < record.n_judged; ++i) record.deferred |= deferred[i] != 0 ? 1u << i : 0u;
+    } else {  // the draft's own test looked at the token that this round adds, if it adds one
+      record.n_judged = record.target_added ? 1 : record.n_keep;
+      record.deferred = record.target_added ? 1 : 0;
+    }
     Commit(args, slot, n_proposed, record);
     ++state.round;
-    for (int32_t rows : state.rows) {
-      // A sequence that ended at a kept token may have the rows of all its tokens; one that goes on lacks the last.
-      TANDEM_DCHECK(rows >= 0 && rows < state.length + (state.live ? 0 : 1))
-          << "slot " << slot << ": " << rows << " rows of " << state.length;
-    }
+    CheckRows(state, slot);
   }
 }
 

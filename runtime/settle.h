@@ -6,8 +6,11 @@
 //   publish  copies the round's records to the ring that the host reads
 //   cut      the host found a stop string: the sequence ends at a length it names
 //
-// Postcondition of settle, asserted in debug builds: for every live sequence, rows[s] < length for each cache, so its
-// rows are K/V of a prefix of the committed tokens.
+// In a token cascade (Writer) the target adds a token only where it was asked and its cache has caught up; the sequence is
+// the draft's again then.
+//
+// Postcondition of settle, asserted in debug builds: for every live sequence, rows[s] < length for each cache that the
+// next round extends, so its rows are K/V of a prefix of the committed tokens.
 //
 // A proposal or verdict that breaks its contract ends its sequence with a Fault and commits nothing.
 #ifndef TANDEM_RUNTIME_SETTLE_H_
@@ -40,6 +43,7 @@ struct SettleArgs {
   TokenTable tokens;
   Proposal proposal;  // n_proposed null: a round without a drafter
   Verdicts verdicts;
+  LawBuffer scores;     // rows [n_slots * block]: whose log-probabilities the records hold; logits null: none
   SlotRecord* records;  // out [n_slots]
 };
 

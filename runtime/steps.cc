@@ -13,6 +13,7 @@
 #include "kernels/silu_gate/silu_gate.h"
 #include "kernels/total_variation/total_variation.h"
 #include "policies/judge.h"
+#include "runtime/cascade/token_cascade.h"
 #include "runtime/settle.h"
 
 namespace tandem {
@@ -29,6 +30,7 @@ bool IsParallel(Op op) {
     case Op::kLaw:
     case Op::kSample:
     case Op::kTotalVariation:
+    case Op::kDefer:
     case Op::kJudge:
       return true;
     default:
@@ -58,6 +60,8 @@ void RunParallelStep(const Program& program, const Step& step, Worker worker) {
       return SampleCpu(program.args_as<SampleArgs>(step), worker);
     case Op::kTotalVariation:
       return TotalVariationCpu(program.args_as<TotalVariationArgs>(step), worker);
+    case Op::kDefer:
+      return DeferCpu(program.args_as<DeferArgs>(step), worker);
     case Op::kJudge:
       return JudgeCpu(program.args_as<JudgeArgs>(step), worker);
     default:
@@ -128,6 +132,8 @@ const char* Name(Op op) {
       return "host_draft";
     case Op::kTotalVariation:
       return "total_variation";
+    case Op::kDefer:
+      return "defer";
     case Op::kJudge:
       return "judge";
     case Op::kSettle:

@@ -76,7 +76,19 @@ void PlanDraft(const PlanArgs& args, int32_t slot, RowWriter& rows) {
   rows.WantLogits(static_cast<int32_t>(row));
 }
 
+// The target of a token cascade has sat out since it was asked last: as many rows as there is room for.
+void PlanCatchUp(const PlanArgs& args, int32_t slot, RowWriter& rows) {
+  const SeqState& state = args.states[slot];
+  const int32_t begin = state.rows[args.side];
+  const int32_t end = std::min(state.length, begin + rows.room());
+  for (int32_t t = begin; t < end; ++t) rows.Row(slot, t, args.tokens.of(slot)[t]);
+  if (begin < end && end == state.length) rows.WantLogits(slot * args.proposal.block);
+}
+
 void PlanVerify(const PlanArgs& args, int32_t slot, RowWriter& rows) {
+  const Writer writer = args.states[slot].writer;
+  if (writer == Writer::kDraft) return;
+  if (writer == Writer::kTarget) return PlanCatchUp(args, slot, rows);
   PlanCommitted(args, slot, 1, rows);
   const int32_t first = slot * args.proposal.block;
   const int32_t length = args.states[slot].length;

@@ -22,7 +22,9 @@ enum class PlanKind : int32_t {
   // Draft step `index` > 0: proposed token index - 1 of the sequences that still draft. Logits go to row (slot, index).
   kDraft,
   // The target's rows: committed tokens the cache lacks (the last one at least), then the proposed ones. Logits of the
-  // last committed and of every proposed row i go to rows (slot, 0), (slot, i + 1).
+  // last committed and of every proposed row i go to rows (slot, 0), (slot, i + 1). In a token cascade only of sequences
+  // whose draft has deferred; the cache may lack any number of rows then, and what the plan's capacity leaves over waits
+  // for the next round: no logits until the last committed token is among the rows.
   kVerify,
 };
 
@@ -45,10 +47,11 @@ struct PlanArgs {
   RowPlan rows;       // out
 };
 
-// Proposed tokens that the next round may have: gamma, but never past the length limit (the round adds one more).
+// Proposed tokens that the next round may have: gamma, but never past the length limit (the target adds one more, except
+// in a token cascade).
 TANDEM_HD inline int32_t WantedProposals(const SeqState& state) {
-  if (!state.live) return 0;
-  const int32_t room = state.length_limit - state.length - 1;
+  if (!state.live || state.writer == Writer::kTarget) return 0;
+  const int32_t room = state.length_limit - state.length - (state.writer == Writer::kPair ? 1 : 0);
   const int32_t wanted = state.gamma < room ? state.gamma : room;
   return wanted > 0 ? wanted : 0;
 }

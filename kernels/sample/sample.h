@@ -20,7 +20,8 @@ struct SampleArgs {
   const SeqState* states;
   RowPlan rows;       // the draft step's plan
   Proposal proposal;  // tokens[slot, index], parent and n_proposed out; law row (slot, index) in
-  Uniforms uniforms;  // key: (seed, sequence, length, index, kDraft)
+  Uniforms uniforms;  // key: (seed, sequence, length, index, purpose)
+  Purpose purpose = Purpose::kDraft;
 };
 
 void SampleCpu(const SampleArgs& args, Worker worker);

@@ -41,7 +41,7 @@ void SampleCpu(const SampleArgs& args, Worker worker) {
     if (law.greedy()) {
       token = DrawFromLaw(law, 0, nullptr, nullptr);
     } else if (law.finite()) {
-      const UniformKey key = {state.seed, state.sequence, state.length, args.index, Purpose::kDraft};
+      const UniformKey key = {state.seed, state.sequence, state.length, args.index, args.purpose};
       double low = 0, high = 1;
       token = DrawFromLaw(law, args.uniforms.Draw(key), &low, &high);
       args.uniforms.Cell(key, low, high);

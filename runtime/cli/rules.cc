@@ -57,9 +57,11 @@ class CheckTable {
   }
 
   void Add(const RuleCheckLine& line) {
-    const std::string way =
-        absl::StrFormat("%-8s %-6s bonus %-3s", line.check.sampling.greedy() ? "greedy" : "sampled",
-                        Name(line.check.policy.verification), Name(line.check.policy.bonus));
+    const char* sampling = line.check.sampling.greedy() ? "greedy" : "sampled";
+    const std::string way = line.check.token_cascade ? absl::StrFormat("%-8s token cascade", sampling)
+                                                     : absl::StrFormat("%-8s %-6s bonus %-3s", sampling,
+                                                                       Name(line.check.policy.verification),
+                                                                       Name(line.check.policy.bonus));
     Row& row = rows_[way];
     row.difference[line.check.gamma] = line.result.largest_difference;
     row.tv = std::max(row.tv, line.result.tv_to_target);
@@ -80,8 +82,11 @@ class CheckTable {
     absl::StrAppend(&text, is_exact_ ? "" : "   TV to p", "\n");
     for (const auto& [way, row] : rows_) {
       absl::StrAppendFormat(&text, "  %-32s", way);
-      for (const auto& [gamma, difference] : row.difference)
-        absl::StrAppendFormat(&text, "%10.1e", difference);
+      for (const auto& [gamma, unused] : rows_.begin()->second.difference) {
+        const auto found = row.difference.find(gamma);  // a token cascade has no gamma
+        absl::StrAppend(&text, found == row.difference.end() ? std::string(10, ' ')
+                                                             : absl::StrFormat("%10.1e", found->second));
+      }
       if (!is_exact_) absl::StrAppendFormat(&text, "%10.4f", row.tv);
       absl::StrAppend(&text, row.ok ? "" : "  FAILED", "\n");
     }

@@ -38,6 +38,7 @@ enum class Op : uint16_t {
   kLookup,          // draft/ngram.h
   kHostDraft,       // draft/drafter.h: a drafter that runs on the host
   kTotalVariation,  // kernels/total_variation
+  kDefer,           // runtime/cascade/token_cascade.h
   kJudge,           // policies/judge.h
   kSettle,          // runtime/settle.h
   kPublish,         // runtime/settle.h

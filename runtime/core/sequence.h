@@ -38,6 +38,13 @@ enum class GammaSchedule : int32_t {
   kHeuristic,  // +2 after a fully kept block, else -1, at least 1 (Hugging Face; reference: transformers)
 };
 
+// Who writes a sequence's next tokens.
+enum class Writer : int32_t {
+  kPair,    // the draft proposes, the target judges; without a draft the target alone
+  kDraft,   // token cascade (runtime/cascade): the draft's token stands unless the draft defers
+  kTarget,  // token cascade: the draft has deferred; until the target has given one token
+};
+
 // The truth about the sequence in one slot of the batch.
 struct SeqState {
   bool live = false;  // holds an unfinished sequence; steps skip the slot otherwise
@@ -51,6 +58,7 @@ struct SeqState {
   int32_t gamma = 0;                 // proposed tokens wanted in the next round
   int32_t gamma_max = 0;
   GammaSchedule schedule = GammaSchedule::kFixed;
+  Writer writer = Writer::kPair;
   float confidence_min = 0;  // drafting stops after a token whose q is under this; 0: never
   Sampling sampling;
   int32_t n_stop_ids = 0;
@@ -58,6 +66,13 @@ struct SeqState {
   int32_t round = 0;  // rounds run so far
   FinishReason finish = FinishReason::kNone;
 };
+
+// Between scoring and settle: whether the target adds a token in this round. In a token cascade it does so only where it
+// was asked, once its cache has the rows of every committed token.
+TANDEM_HD inline bool TargetAdds(const SeqState& state) {
+  return state.writer == Writer::kPair ||
+         (state.writer == Writer::kTarget && state.rows[kTarget] == state.length);
+}
 
 // The committed tokens of every slot. int32_t tokens[n_slots][stride].
 struct TokenTable {
@@ -113,7 +128,7 @@ struct Scores {
 
 // Who a committed token comes from.
 enum class Origin : int32_t {
-  kTarget,    // a round without a proposal
+  kTarget,    // the target's in a round without a proposal
   kDraft,     // proposed and kept
   kReplaced,  // the target side's, in place of a proposed token
   kBonus,     // the target side's, after a fully kept block
@@ -122,8 +137,8 @@ enum class Origin : int32_t {
 // What the rule decided for every slot.
 struct Verdicts {
   int32_t block = 0;
-  int32_t* n_keep = nullptr;    // [n_slots] proposed tokens that stay, 0 .. n_proposed
-  int32_t* next = nullptr;      // [n_slots] the token that the target side adds after them
+  int32_t* n_keep = nullptr;  // [n_slots] proposed tokens that stay, 0 .. n_proposed
+  int32_t* next = nullptr;  // [n_slots] the token that the target side adds after them; -1 where it adds none
   int32_t* n_judged = nullptr;  // [n_slots] positions that the rule looked at
   uint8_t* deferred = nullptr;  // [n_slots, block] per judged position: the rule handed it to the target
   Fault* fault = nullptr;       // [n_slots]
@@ -139,10 +154,13 @@ struct SlotRecord {
   int32_t n_judged = 0;
   int32_t n_emit = 0;     // committed by this round, after cutting at a stop id or the length limit
   uint32_t deferred = 0;  // bit i: judged position i was deferred
+  bool target_added =
+      true;  // false: the draft's token stands alone, or the target's cache is still catching up
   FinishReason finish = FinishReason::kNone;
   Fault fault = Fault::kNone;
   int32_t tokens[kMaxGamma + 1] = {};
   Origin origin[kMaxGamma + 1] = {};
+  float log_prob[kMaxGamma + 1] = {};  // log p1 of each token; with EngineOptions::log_probs
 };
 
 }  // namespace tandem

@@ -114,6 +114,11 @@ inline std::map<std::string, Formula> Formulas() {
   f["sample_match"] = f["lossless"];
   f["greedy"] = [](const PositionLaws& l, Params) { return OneHot(l.p.size(), ArgMax(l.p1)); };
   f["chow"] = [](const PositionLaws& l, Params a) { return Mixture(l.q, l.p, Max(l.q1) < 1 - a["alpha"]); };
+  f["entropy"] = [](const PositionLaws& l, Params a) {
+    double entropy = 0;
+    for (double q : l.q1) entropy -= q > 0 ? q * std::log(q) : 0;
+    return Mixture(l.q, l.p, entropy > a["alpha"]);
+  };
   f["diff"] = [](const PositionLaws& l, Params a) {
     return Mixture(l.q, l.p, Max(l.q1) < Max(l.p1) - a["alpha"]);
   };

@@ -58,7 +58,7 @@ TEST(Policy, PointMassDraft) {
       {"greedy", false},       {"lenience", false}, {"lossless", false}, {"lossy_sd", false},
       {"mentored", false},     {"opt", true},       {"token_v1", true},  {"token_v2", false},
       {"token_v3", false},     {"top_k", false},    {"typical", false},  {"threshold_single_acc", false},
-      {"sample_match", false},
+      {"sample_match", false}, {"entropy", true},
   };
   for (const auto& [rule, is_refused] : refused) {
     EXPECT_EQ(Answer({rule}, false),

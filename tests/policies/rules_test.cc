@@ -259,6 +259,12 @@ TEST(Rules, GreedyForms) {
          const double w = a["weight"];
          return w * l.p1[x] + (1 - w) * l.q1[x] > w * l.p1[y] + (1 - w) * l.q1[y];
        }},
+      {"entropy",
+       [](const PositionLaws& l, Params a, int, int) {
+         double entropy = 0;
+         for (const double q : l.q1) entropy -= q > 0 ? q * std::log(q) : 0;
+         return entropy <= a["alpha"];
+       }},
       {"bild", [](const PositionLaws& l, Params a, int x,
                   int) { return l.q1[x] >= a["fallback"] && -std::log(l.p1[x]) <= a["rollback"]; }},
   };
