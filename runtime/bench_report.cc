@@ -35,11 +35,14 @@ double RoundMs(const Measured& measured) {
   return ms;
 }
 
-std::string SpeedRow(const char* name, const Measured& measured) {
+const char* SpeedMetric(const BenchResult& result) {
+  return result.is_cascade ? "tokens_per_second.serving" : "tokens_per_second.decode";
+}
+
+std::string SpeedRow(const char* name, const char* metric, const Measured& measured) {
   const double n_tokens = static_cast<double>(measured.counts.num_emitted_tokens);
-  std::string row =
-      absl::StrFormat("%-14s%10s%10s", name, FormatNumber(NumberOf("tokens_per_second.decode", measured)),
-                      FormatNumber(RoundMs(measured) / n_tokens));
+  std::string row = absl::StrFormat("%-14s%10s%10s", name, FormatNumber(NumberOf(metric, measured)),
+                                    FormatNumber(RoundMs(measured) / n_tokens));
   for (const char* phase : kRoundPhases) {
     const double ms = PhaseMs(measured, phase) / n_tokens;
     absl::StrAppendFormat(&row, "%9s", ms == 0 ? "-" : absl::StrFormat("%.3f", ms));
@@ -47,10 +50,27 @@ std::string SpeedRow(const char* name, const Measured& measured) {
   return row;
 }
 
-std::string SpeedTable(const Measured& target, const Measured& pair) {
+std::string SpeedTable(const BenchResult& result, const Measured& target, const Measured& pair) {
   std::string text = absl::StrFormat("%-14s%10s%10s", "", "tokens/s", "ms/token");
   for (const char* phase : kRoundPhases) absl::StrAppendFormat(&text, "%9s", phase);
-  return absl::StrCat(text, "\n", SpeedRow("target alone", target), "\n", SpeedRow("pair", pair));
+  const char* metric = SpeedMetric(result);
+  return absl::StrCat(text, "\n", SpeedRow("target alone", metric, target), "\n",
+                      SpeedRow(result.is_cascade ? "cascade" : "pair", metric, pair));
+}
+
+// The same of a cascade, by output token. What a redone answer cost the draft is in it.
+std::string CascadeExplanation(const Measured& target, const Measured& cascade, double speedup) {
+  const double plain_ms = RoundMs(target) / static_cast<double>(target.counts.target_calls);
+  const auto steps = [&](double ms) {
+    return FormatNumber(ms / static_cast<double>(cascade.counts.num_emitted_tokens) / plain_ms);
+  };
+  const double draft = PhaseMs(cascade, "draft");
+  const double verify = PhaseMs(cascade, "verify");
+  std::string text = absl::StrCat(
+      "a token of the cascade costs ", steps(RoundMs(cascade)), " plain steps of the target\n(draft ",
+      steps(draft), ", target ", steps(verify), ", the rest ", steps(RoundMs(cascade) - draft - verify), ")");
+  if (speedup < 1) text += ": the cascade is slower here";
+  return text;
 }
 
 // Why the speedup is what it is: tokens per round against the round's cost in plain steps.
@@ -68,11 +88,12 @@ std::string Explanation(const Measured& target, const Measured& pair, double spe
   return text;
 }
 
-std::string SpeedupText(const std::vector<double>& speedups) {
+std::string SpeedupText(const BenchResult& result, const std::vector<double>& speedups) {
   if (speedups.empty()) return "not measurable: no request got past its first output";
   const Spread spread = SpreadOf(speedups);
-  return absl::StrFormat("%.3f x in decoding, sd %.3f, %.3f to %.3f in %d repetitions", spread.mean,
-                         spread.sd, spread.min, spread.max, speedups.size());
+  return absl::StrFormat("%.3f x in %s, sd %.3f, %.3f to %.3f in %d repetitions", spread.mean,
+                         result.is_cascade ? "serving, prompts included" : "decoding", spread.sd, spread.min,
+                         spread.max, speedups.size());
 }
 
 std::string OutputsText(const ReportHeader& header, const BenchResult& result) {
@@ -84,19 +105,27 @@ std::string OutputsText(const ReportHeader& header, const BenchResult& result) {
   const OutputDifference& first = *result.first_difference;
   return absl::StrCat(FormatCount(result.n_different), " of ", FormatCount(result.n_compared),
                       " differ (greedy); first in ", first.id, " at token ", first.position, ": ",
-                      first.target_token, " alone, ", first.pair_token, " from the pair",
-                      header.guarantee == "lossy" ? "; the rule may do that" : "");
+                      first.target_token, " alone, ", first.pair_token,
+                      result.is_cascade ? " from the cascade" : " from the pair",
+                      result.is_cascade             ? "; a cascade may do that"
+                      : header.guarantee == "lossy" ? "; the rule may do that"
+                                                    : "");
 }
 
 std::string CategoryTable(const BenchResult& result) {
+  const bool cascade = result.is_cascade;
   std::string text =
-      absl::StrFormat("%-16s%10s%14s%12s%10s", "", "requests", "tokens/call", "kept", "speedup");
+      absl::StrFormat("%-16s%10s%14s%12s%10s", "", "requests", cascade ? "draft's" : "tokens/call",
+                      cascade ? "deferred" : "kept", "speedup");
   for (const auto& [category, measured] : result.pair[0].by_category) {
     const Measured sum = Sum(result.pair, category);
     const std::vector<double> speedups = Speedups(result, category);
+    const char* deferral = sum.scores.empty() ? "deferral_rate" : "answer_deferral_rate";
     absl::StrAppendFormat(&text, "\n%-16s%10d%14s%12s%10s", category.empty() ? "(none)" : category,
-                          measured.num_requests, FormatNumber(NumberOf("mean_acceptance_length", sum)),
-                          FormatPercent(NumberOf("draft_acceptance_rate", sum)),
+                          measured.num_requests,
+                          cascade ? FormatPercent(NumberOf("draft_token_share", sum))
+                                  : FormatNumber(NumberOf("mean_acceptance_length", sum)),
+                          FormatPercent(NumberOf(cascade ? deferral : "draft_acceptance_rate", sum)),
                           speedups.empty() ? "-" : absl::StrFormat("%.3f x", SpreadOf(speedups).mean));
   }
   return text;
@@ -150,8 +179,8 @@ void BenchResult::Compare(const std::vector<RequestResult>& target_results,
 std::vector<double> Speedups(const BenchResult& result, const std::string& category) {
   std::vector<double> speedups;
   for (size_t r = 0; r < result.target.size(); ++r) {
-    const double alone = NumberOf("tokens_per_second.decode", Of(result.target[r], category));
-    const double both = NumberOf("tokens_per_second.decode", Of(result.pair[r], category));
+    const double alone = NumberOf(SpeedMetric(result), Of(result.target[r], category));
+    const double both = NumberOf(SpeedMetric(result), Of(result.pair[r], category));
     if (std::isfinite(both / alone)) speedups.push_back(both / alone);
   }
   return speedups;
@@ -162,10 +191,16 @@ std::string BenchText(const ReportHeader& header, const BenchResult& result, boo
   const Measured pair = Sum(result.pair, "");
   const std::vector<double> speedups = Speedups(result, "");
   std::string text = HeaderLines(header, colour);
-  text += ReportLine("speedup", SpeedupText(speedups), colour);
-  text += ReportLine("speed", SpeedTable(target, pair), colour);
-  if (!speedups.empty())
-    text += ReportLine("because", Explanation(target, pair, SpreadOf(speedups).mean), colour);
+  text += ReportLine("speedup", SpeedupText(result, speedups), colour);
+  text += ReportLine("speed", SpeedTable(result, target, pair), colour);
+  if (!speedups.empty()) {
+    const double speedup = SpreadOf(speedups).mean;
+    text += ReportLine(
+        "because",
+        result.is_cascade ? CascadeExplanation(target, pair, speedup) : Explanation(target, pair, speedup),
+        colour);
+  }
+  text += CascadeLines(header, pair, colour);
   text += AcceptanceLines(pair, colour);
   text += ReportLine("outputs", OutputsText(header, result), colour);
   const auto& categories = result.pair[0].by_category;

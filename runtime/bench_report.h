@@ -33,6 +33,9 @@ struct OutputDifference {
 struct BenchResult {
   std::vector<BenchPass> target;  // per repetition
   std::vector<BenchPass> pair;
+  // Of a cascade without speculation. Speed counts from admission on then, prompts included: a query cascade hands over
+  // answers whole, and a token cascade's target reads the prompt when it is asked first.
+  bool is_cascade = false;
   bool compared = false;   // the outputs are greedy
   int64_t n_compared = 0;  // pairs of outputs
   int64_t n_different = 0;
@@ -43,7 +46,7 @@ struct BenchResult {
                const std::vector<RequestResult>& pair_results);
 };
 
-// The pair's decoding speed over the target's, per repetition; of one category if it is not empty.
+// The pair's speed over the target's, per repetition; of one category if it is not empty.
 // Repetitions without a measurable speed are left out.
 std::vector<double> Speedups(const BenchResult& result, const std::string& category);
 

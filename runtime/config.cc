@@ -14,6 +14,7 @@
 #include <optional>
 #include <sstream>
 
+#include "runtime/cascade/cascade_config.h"
 #include "runtime/config_keys.h"
 #include "runtime/core/sequence.h"
 #include "runtime/model/tokenizer.h"
@@ -131,7 +132,9 @@ class Resolver {
       } else if (IsSection(here)) {
         Section(here, entry.value);
       } else if (path == "rule") {
-        RuleParameterAt(entry);
+        RuleParameterAt(entry, &config_.rule.parameters);
+      } else if (path == "cascade") {
+        RuleParameterAt(entry, &config_.cascade.parameters);
       } else {
         Complain(entry.where, UnknownKey(path, entry.key));
       }
@@ -139,9 +142,9 @@ class Resolver {
   }
 
   // Whether a rule has this parameter, a number in which range, is the rule's to say (rule_config.h).
-  void RuleParameterAt(const YamlEntry& entry) {
+  void RuleParameterAt(const YamlEntry& entry, std::map<std::string, RuleParameter>* parameters) {
     const std::optional<double> value = Number(entry.value);
-    config_.rule.parameters[entry.key] = {value.value_or(NAN), entry.value.where, entry.value.Describe()};
+    (*parameters)[entry.key] = {value.value_or(NAN), entry.value.where, entry.value.Describe()};
   }
 
   static std::optional<double> Number(const YamlNode& node) {
@@ -367,6 +370,7 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& fil
   Config config = Resolver(folder, &complaints).Resolve(root);
   config.file.text = file;
   CheckRuleConfig(&config, &complaints);
+  CheckCascadeConfig(config, &complaints);
   TANDEM_RETURN_IF_ERROR(ToStatus(std::move(complaints)));
   return config;
 }

@@ -51,6 +51,19 @@ struct RuleConfig {
   std::map<std::string, RuleParameter> parameters;  // those written
 };
 
+// Cascades without speculation (runtime/cascade).
+struct CascadeConfig {
+  std::string mode = "none";
+  std::string rule = "chow";                        // token
+  std::map<std::string, RuleParameter> parameters;  // of that rule; those written
+  std::string score = "mean";                       // query
+  double quantile = 0.1;
+  double threshold = 0;
+
+  bool is_token() const { return mode == "token"; }
+  bool is_query() const { return mode == "query"; }
+};
+
 struct SpeculationConfig {
   int32_t gamma = 5;
   std::string schedule = "fixed";
@@ -102,6 +115,7 @@ struct Config {
   RuleConfig rule;
   bool require_lossless = false;
   SpeculationConfig speculation;
+  CascadeConfig cascade;
   SamplingConfig sampling;
   CacheConfig cache;
   ExecutionConfig execution;

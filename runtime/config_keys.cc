@@ -72,6 +72,26 @@ const ConfigKey kKeys[] = {
      "stop drafting after a token whose draft probability is under it; 0: never",
      TANDEM_FIELD(speculation.draft_confidence_min), 0, 1},
 
+    {.path = "cascade.mode",
+     .help =
+         "a cascade without speculation. token: the draft writes, and the target is called for the tokens "
+         "that the draft defers; query: whole answers of the draft are kept, or redone by the target",
+     .field = TANDEM_FIELD(cascade.mode),
+     .choices = "none|token|query"},
+    {"cascade.rule",
+     "mode token: the rule that says where the draft defers, one that looks at the draft's law alone; its "
+     "parameters stand beside it",
+     TANDEM_FIELD(cascade.rule)},
+    {.path = "cascade.score",
+     .help = "mode query: of the log-probabilities that the draft gave its answer's tokens at temperature 1",
+     .field = TANDEM_FIELD(cascade.score),
+     .choices = "mean|sum|quantile"},
+    {"cascade.quantile", "score quantile: which; 0: the least sure token, 0.5: the median",
+     TANDEM_FIELD(cascade.quantile), 0, 1},
+    {"cascade.threshold",
+     "mode query: answers whose score, which is never over 0, is under it are redone. Required there",
+     TANDEM_FIELD(cascade.threshold), -1e9, 1},
+
     {"sampling.temperature", "0: greedy", TANDEM_FIELD(sampling.temperature), 0, 100},
     {"sampling.top_k", "keep the k likeliest tokens; 0: all", TANDEM_FIELD(sampling.top_k), 0, kInt32Max},
     {"sampling.top_p", "keep the likeliest tokens that hold this much probability; 1: all",
@@ -201,7 +221,21 @@ std::vector<std::string> KeyNamesIn(const std::string& section) {
 bool IsInUse(const ConfigKey& key, const Config& config) {
   if (absl::StartsWith(key.path, "draft.ngram.")) return config.draft_kind == DraftKind::kNgram;
   if (absl::StartsWith(key.path, "draft.")) return config.draft_kind == DraftKind::kModel;
+  const CascadeConfig& cascade = config.cascade;
+  const std::string_view path = key.path;
+  if (absl::StartsWith(key.path, "rule.") || absl::StartsWith(key.path, "speculation."))
+    return !cascade.is_token();
+  if (path == "cascade.rule") return cascade.is_token();
+  if (path == "cascade.score" || path == "cascade.threshold") return cascade.is_query();
+  if (path == "cascade.quantile") return cascade.is_query() && cascade.score == "quantile";
   return true;
+}
+
+const std::map<std::string, RuleParameter>* ParametersAfter(const ConfigKey& key, const Config& config) {
+  const std::string_view path = key.path;
+  return path == "rule.bonus"     ? &config.rule.parameters
+         : path == "cascade.rule" ? &config.cascade.parameters
+                                  : nullptr;
 }
 
 std::string Expectation(const ConfigKey& key) {

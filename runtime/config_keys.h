@@ -38,6 +38,9 @@ std::vector<std::string> KeyNamesIn(const std::string& section);
 // Whether the key says anything in this configuration: those of a draft that is not there do not.
 bool IsInUse(const ConfigKey& key, const Config& config);
 
+// The parameters of the rule that are printed after this key; null if it is not the last of a rule's keys.
+const std::map<std::string, RuleParameter>* ParametersAfter(const ConfigKey& key, const Config& config);
+
 // "a whole number from 0 to 32", "fixed or heuristic", "a list of texts": what an error expects.
 std::string Expectation(const ConfigKey& key);
 

@@ -62,8 +62,8 @@ std::string PrintConfig(const Config& config) {
     }
     lines.push_back({absl::StrCat(indent, path.substr(path.rfind('.') + 1), ": ", YamlValue(key, config)),
                      OriginOf(path, config)});
-    if (path == "rule.bonus") {
-      for (const auto& [name, parameter] : config.rule.parameters) {
+    if (const auto* parameters = ParametersAfter(key, config)) {
+      for (const auto& [name, parameter] : *parameters) {
         const std::string origin = parameter.where.source.empty() ? "default" : parameter.where.Text();
         lines.push_back({absl::StrCat(indent, name, ": ", ShortestNumber(parameter.value)), origin});
       }
@@ -105,6 +105,8 @@ std::string ConfigHelp() {
   }
   text += Entry("rule.PARAMETER",
                 "a parameter of the rule, as in {name: opt, alpha: 0.2}; tandem rules info NAME", 36);
+  text += Entry("cascade.PARAMETER",
+                "a parameter of cascade.rule, as in {mode: token, rule: chow, alpha: 0.3}", 36);
   return text;
 }
 

@@ -96,13 +96,35 @@ const Metric kMetrics[] = {
      false,
      [](const Measured& m) -> MetricValue { return Ratio(m.counts.num_deferred, m.counts.num_judged); }},
     {"target_calls", "rounds",
-     "forwards of the target that judged a block of one sequence (prefill not counted)", false,
-     [](const Measured& m) -> MetricValue { return m.counts.target_calls; }},
+     "forwards of the target that judged a block of one sequence, or in a cascade gave a token (prefill not "
+     "counted)",
+     false, [](const Measured& m) -> MetricValue { return m.counts.target_calls; }},
+    {"draft_calls", "tokens",
+     "tokens that the draft proposed, wrote or deferred, those of a redone answer included (prefill not "
+     "counted)",
+     false, [](const Measured& m) -> MetricValue { return m.counts.draft_calls; }},
+    {"draft_token_share", "0 to 1", "output tokens written by the draft / num_emitted_tokens", false,
+     [](const Measured& m) -> MetricValue {
+       return Ratio(m.counts.num_tokens_by_draft, m.counts.num_emitted_tokens);
+     }},
+    {"answer_deferral_rate", "0 to 1",
+     "query cascade: answers of the draft that the target redid / answers that were scored", false,
+     [](const Measured& m) -> MetricValue {
+       return Ratio(m.counts.num_deferred_answers, m.counts.num_scored_answers);
+     }},
+    {"answer_score", "nats",
+     "query cascade: cascade.score of the draft's answer; of a run: the mean over requests", false,
+     [](const Measured& m) -> MetricValue { return MeanOf(m.scores); }},
     {"queue_time_ms", "ms", "submission to admission into the batch; of a run: the mean over requests", false,
      [](const Measured& m) -> MetricValue { return MeanOf(m.queue_ms); }},
     {"time_to_first_token_ms", "ms",
-     "admission to the first token: prefill and the first round; of a run: the mean over requests", false,
-     [](const Measured& m) -> MetricValue { return MeanOf(m.first_token_ms); }},
+     "admission to the first token: prefill and the first round; of a query cascade's kept answer, to all of "
+     "its "
+     "tokens; of a run: the mean over requests",
+     false, [](const Measured& m) -> MetricValue { return MeanOf(m.first_token_ms); }},
+    {"request_latency_ms", "ms",
+     "admission to the last token, both stages of a query cascade; of a run: the mean over requests", false,
+     [](const Measured& m) -> MetricValue { return MeanOf(m.latency_ms); }},
     {"inter_token_latency_ms.mean", "ms",
      "time per token after a request's first output. The tokens of a round come together and share the time "
      "since the "
@@ -125,6 +147,9 @@ const Metric kMetrics[] = {
     {"tokens_per_second.end_to_end", "tokens/s",
      "output tokens / time from the first submission to the last token", false,
      [](const Measured& m) -> MetricValue { return Ratio(m.counts.num_emitted_tokens, m.elapsed_s); }},
+    {"tokens_per_second.serving", "tokens/s",
+     "output tokens / time in which at least one request was between admission and its last token", false,
+     [](const Measured& m) -> MetricValue { return Ratio(m.counts.num_emitted_tokens, m.serving_s); }},
     {"draft_overhead", "0 to 1", "draft time / round time (draft + verify + rule + settle + idle)", true,
      [](const Measured& m) -> MetricValue { return Ratio(PhaseMs(m, Phase::kDraft), RoundMs(m)); }},
     {"time_ms.prefill", "ms", "computing prompts, in both models", true,
@@ -148,7 +173,9 @@ const Metric kMetrics[] = {
 
 const BenchMetric kBenchMetrics[] = {
     {"speedup.mean", "ratio",
-     "tokens_per_second.decode of the pair / that of the target alone, repetition by repetition; their mean"},
+     "tokens_per_second.decode of the pair / that of the target alone, repetition by repetition; their mean. "
+     "Of a "
+     "cascade without speculation: of tokens_per_second.serving"},
     {"speedup.sd", "ratio", "standard deviation of a repetition's ratio (n - 1)"},
     {"speedup.min", "ratio", "smallest ratio of a repetition"},
     {"speedup.max", "ratio", "largest ratio of a repetition"},

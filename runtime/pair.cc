@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "runtime/cascade/cascade_config.h"
 #include "runtime/config_keys.h"
 #include "runtime/model/config.h"
 #include "runtime/rule_config.h"
@@ -71,6 +72,27 @@ absl::Status CheckTables(const Vocabulary& target, const Vocabulary& draft, int3
       "vocabulary mismatch: ", FormatCount(n_different), " of ", FormatCount(n_compared),
       " token ids differ between ", target.folder, " and ", draft.folder, ": ", absl::StrJoin(first, ", "),
       n_different > 3 ? ", ..." : "", "; a pair must share its tokenizer"));
+}
+
+// What decides: "opt(alpha=0.2), token verification, gamma 5".
+std::string DescribeRule(const Config& config) {
+  const bool token = config.cascade.is_token();
+  std::vector<std::string> parameters;
+  for (const auto& [name, parameter] : token ? config.cascade.parameters : config.rule.parameters) {
+    parameters.push_back(absl::StrCat(name, "=", ShortestNumber(parameter.value)));
+  }
+  const std::string rule =
+      absl::StrCat(token ? config.cascade.rule : config.rule.name,
+                   parameters.empty() ? "" : absl::StrCat("(", absl::StrJoin(parameters, ", "), ")"));
+  if (token) return absl::StrCat(rule, ", tested on the draft's law");
+  const SpeculationConfig& speculation = config.speculation;
+  if (config.cascade.is_query() && speculation.gamma == 0) return "redone by the target alone";
+  return absl::StrCat(rule, ", ", config.rule.verification, " verification, gamma ", speculation.gamma,
+                      speculation.schedule == "fixed" ? "" : ", heuristic",
+                      speculation.draft_confidence_min > 0
+                          ? absl::StrCat(", stop under ", ShortestNumber(speculation.draft_confidence_min))
+                          : "",
+                      config.cascade.is_query() ? ", where it is redone" : "");
 }
 
 }  // namespace
@@ -223,6 +245,7 @@ EngineOptions MakeEngineOptions(const Config& config) {
   options.gamma = config.draft_kind == DraftKind::kNone ? 0 : config.speculation.gamma;
   options.schedule =
       config.speculation.schedule == "heuristic" ? GammaSchedule::kHeuristic : GammaSchedule::kFixed;
+  options.token_cascade = config.cascade.is_token();
   options.confidence_min = static_cast<float>(config.speculation.draft_confidence_min);
   options.max_context = config.cache.max_context;
   options.page_size = config.cache.page_size;
@@ -243,19 +266,10 @@ ReportHeader DescribeRun(const Config& config, const Pair& pair, const Policy& p
     header.draft = absl::StrCat("n-gram lookup, the last ", pair.spec.ngram->min, " to ",
                                 pair.spec.ngram->max, " tokens");
   }
-  std::vector<std::string> parameters;
-  for (const auto& [name, parameter] : config.rule.parameters) {
-    parameters.push_back(absl::StrCat(name, "=", ShortestNumber(parameter.value)));
-  }
-  header.rule = absl::StrCat(
-      config.rule.name, parameters.empty() ? "" : absl::StrCat("(", absl::StrJoin(parameters, ", "), ")"),
-      ", ", config.rule.verification, " verification, gamma ", config.speculation.gamma,
-      config.speculation.schedule == "fixed" ? "" : ", heuristic");
-  if (config.speculation.draft_confidence_min > 0) {
-    absl::StrAppend(&header.rule, ", stop under ", ShortestNumber(config.speculation.draft_confidence_min));
-  }
+  header.cascade = DescribeCascade(config);
+  header.rule = DescribeRule(config);
   const bool greedy = config.sampling.temperature == 0;
-  switch (policy.info().guarantee) {
+  switch (config.cascade.mode == "none" ? policy.info().guarantee : Guarantee::kLossy) {
     case Guarantee::kExact:
       header.guarantee = "exact";
       header.guarantee_text =
@@ -268,10 +282,13 @@ ReportHeader DescribeRun(const Config& config, const Pair& pair, const Policy& p
       break;
     case Guarantee::kLossy:
       header.guarantee = "lossy";
-      header.guarantee_text = "lossy: the output law is the rule's, not the target's";
+      header.guarantee_text =
+          config.cascade.is_token()   ? "lossy: a token's law is the draft's, or where it defers the target's"
+          : config.cascade.is_query() ? "lossy: an answer is the draft's, or where it is redone the target's"
+                                      : "lossy: the output law is the rule's, not the target's";
       break;
   }
-  header.bonus = config.rule.bonus;
+  if (config.cascade.mode == "none") header.bonus = config.rule.bonus;
   header.dtype = config.target.dtype;
   if (pair.spec.draft && config.draft.dtype != config.target.dtype) {
     absl::StrAppend(&header.dtype, " (draft: ", config.draft.dtype, ")");

@@ -47,9 +47,12 @@ void Measured::Add(const Measured& other) {
   num_prompt_tokens += other.num_prompt_tokens;
   queue_ms.insert(queue_ms.end(), other.queue_ms.begin(), other.queue_ms.end());
   first_token_ms.insert(first_token_ms.end(), other.first_token_ms.begin(), other.first_token_ms.end());
+  latency_ms.insert(latency_ms.end(), other.latency_ms.begin(), other.latency_ms.end());
+  scores.insert(scores.end(), other.scores.begin(), other.scores.end());
   gaps.insert(gaps.end(), other.gaps.begin(), other.gaps.end());
   num_decode_tokens += other.num_decode_tokens;
   decode_s += other.decode_s;
+  serving_s += other.serving_s;
   elapsed_s += other.elapsed_s;
   if (other.phases) {
     if (!phases) phases = PhaseTimes();
@@ -65,7 +68,7 @@ Measured Measure(const RequestResult& result) {
 Measured Measure(std::span<const RequestResult* const> results, const std::optional<PhaseTimes>& phases) {
   Measured measured;
   measured.phases = phases;
-  std::vector<std::pair<int64_t, int64_t>> decoding;
+  std::vector<std::pair<int64_t, int64_t>> decoding, serving;
   int64_t begin_ns = INT64_MAX;
   int64_t end_ns = INT64_MIN;
   for (const RequestResult* result : results) {
@@ -73,11 +76,13 @@ Measured Measure(std::span<const RequestResult* const> results, const std::optio
     ++measured.num_requests;
     measured.num_prompt_tokens += static_cast<int64_t>(result->request.prompt.size());
     begin_ns = std::min(begin_ns, result->submitted_ns);
+    if (result->score) measured.scores.push_back(*result->score);
     const std::vector<int64_t>& at = result->token_ns;
     if (at.empty()) continue;
     end_ns = std::max(end_ns, at.back());
     measured.queue_ms.push_back((result->admitted_ns - result->submitted_ns) * kMsPerNs);
     measured.first_token_ms.push_back((at.front() - result->admitted_ns) * kMsPerNs);
+    measured.latency_ms.push_back((at.back() - result->admitted_ns) * kMsPerNs);
     for (size_t first = 0, next = 0; first < at.size(); first = next) {
       while (next < at.size() && at[next] == at[first]) ++next;
       if (first == 0) continue;
@@ -86,8 +91,10 @@ Measured Measure(std::span<const RequestResult* const> results, const std::optio
       measured.num_decode_tokens += n_tokens;
     }
     decoding.push_back({at.front(), at.back()});
+    serving.push_back({result->admitted_ns, at.back()});
   }
   measured.decode_s = Covered(std::move(decoding)) * kSPerNs;
+  measured.serving_s = Covered(std::move(serving)) * kSPerNs;
   if (end_ns > begin_ns) measured.elapsed_s = (end_ns - begin_ns) * kSPerNs;
   return measured;
 }
@@ -167,15 +174,43 @@ std::string HeaderLines(const ReportHeader& header, bool colour) {
   std::string text = ReportLine("target", header.target, colour);
   if (!header.draft.empty()) {
     text += ReportLine("draft", header.draft, colour);
+    if (!header.cascade.empty()) text += ReportLine("cascade", header.cascade, colour);
     text += ReportLine("rule", header.rule, colour);
-    text += ReportLine("guarantee", absl::StrCat(header.guarantee_text, "; bonus token from ", header.bonus),
-                       colour);
+    const std::string bonus = header.bonus.empty() ? "" : absl::StrCat("; bonus token from ", header.bonus);
+    text += ReportLine("guarantee", header.guarantee_text + bonus, colour);
   }
   text += ReportLine("machine",
                      absl::StrCat(header.cpu, ", ", header.n_threads, " thread",
                                   header.n_threads == 1 ? "" : "s", "; products in ", header.dtype),
                      colour);
   return text;
+}
+
+std::string CascadeLines(const ReportHeader& header, const Measured& measured, bool colour) {
+  if (header.cascade.empty()) return "";
+  const SpeculationCounts& counts = measured.counts;
+  std::string text;
+  if (measured.scores.empty()) {
+    text = ReportLine(
+        "deferral",
+        absl::StrCat(FormatPercent(NumberOf("deferral_rate", measured)), " of tokens handed to the target"),
+        colour);
+  } else {
+    const Spread spread = SpreadOf(measured.scores);
+    text = ReportLine(
+        "answers",
+        absl::StrCat(FormatPercent(NumberOf("answer_deferral_rate", measured)),
+                     " redone by the target: ", FormatCount(counts.num_deferred_answers), " of ",
+                     FormatCount(counts.num_scored_answers), "; scores ", FormatNumber(spread.mean), " (",
+                     FormatNumber(spread.min), " to ", FormatNumber(spread.max), ")"),
+        colour);
+  }
+  return text + ReportLine("calls",
+                           absl::StrCat(FormatCount(counts.draft_calls), " of the draft, ",
+                                        FormatCount(counts.target_calls), " of the target; ",
+                                        FormatPercent(NumberOf("draft_token_share", measured)),
+                                        " of the output is the draft's"),
+                           colour);
 }
 
 std::string AcceptanceLines(const Measured& measured, bool colour) {
@@ -223,6 +258,7 @@ std::string TextReport(const ReportHeader& header, const Measured& measured, boo
                                   measured.num_requests == 1 ? " request, " : " requests, ",
                                   FormatCount(measured.num_prompt_tokens), " prompt tokens"),
                      colour);
+  text += CascadeLines(header, measured, colour);
   text += AcceptanceLines(measured, colour);
   const double mean_ms = NumberOf("inter_token_latency_ms.mean", measured);
   text += ReportLine(

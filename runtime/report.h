@@ -26,10 +26,13 @@ struct Measured {
   int64_t num_prompt_tokens = 0;
   std::vector<double> queue_ms;        // per request: submitted to admitted
   std::vector<double> first_token_ms;  // per request: admitted to first token
+  std::vector<double> latency_ms;      // per request: admitted to last token
+  std::vector<double> scores;          // query cascade, per answer of the draft
   std::vector<TokenGap> gaps;
-  int64_t num_decode_tokens = 0;     // those of a request that came after its first output
-  double decode_s = 0;               // time in which at least one request was past its first output
-  double elapsed_s = 0;              // first submission to last token
+  int64_t num_decode_tokens = 0;  // those of a request that came after its first output
+  double decode_s = 0;            // time in which at least one request was past its first output
+  double serving_s = 0;           // time in which at least one request was admitted and not at its last token
+  double elapsed_s = 0;           // first submission to last token
   std::optional<PhaseTimes> phases;  // of a whole run
 
   void Add(const Measured& other);
@@ -51,10 +54,11 @@ Spread SpreadOf(std::span<const double> values);
 struct ReportHeader {
   std::string target;          // "name, 25.2 M parameters, bf16"
   std::string draft;           // the same, "n-gram lookup of 2 to 5 tokens", or empty: none
+  std::string cascade;         // without speculation: what it does; empty: none
   std::string rule;            // "opt(alpha=0.2), token verification, gamma 5"
   std::string guarantee;       // exact, exact_at_zero or lossy
   std::string guarantee_text;  // the same in words
-  std::string bonus;           // p or pi
+  std::string bonus;           // p or pi; empty: there is none
   std::string dtype;           // of the products' inputs
   std::string cpu;
   int n_threads = 0;
@@ -85,7 +89,9 @@ std::string ReportLine(const std::string& label, const std::string& text, bool c
 std::string TimeByPhase(const Measured& measured);
 // The lines about pair, rule and machine.
 std::string HeaderLines(const ReportHeader& header, bool colour);
-// The lines about acceptance; empty if nothing was drafted.
+// The lines about what a cascade without speculation handed to the target; empty if there was none.
+std::string CascadeLines(const ReportHeader& header, const Measured& measured, bool colour);
+// The lines about acceptance; empty if no block was judged.
 std::string AcceptanceLines(const Measured& measured, bool colour);
 
 }  // namespace tandem

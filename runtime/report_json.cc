@@ -100,8 +100,9 @@ OrderedJson ConfigJson(const Config& config) {
     if (!IsInUse(key, config)) continue;
     At(json, key.path) = std::visit([](const auto* field) { return JsonOfField()(field); },
                                     key.field(const_cast<Config&>(config)));
-    if (std::string_view(key.path) == "rule.bonus") {
-      for (const auto& [name, parameter] : config.rule.parameters) json["rule"][name] = parameter.value;
+    if (const auto* parameters = ParametersAfter(key, config)) {
+      const std::string section(key.path, std::strchr(key.path, '.'));
+      for (const auto& [name, parameter] : *parameters) json[section][name] = parameter.value;
     }
   }
   if (config.draft_kind == DraftKind::kNone) json["draft"] = nullptr;
@@ -128,6 +129,14 @@ OrderedJson RequestJson(const RequestResult& result, bool has_text) {
   json["text"] = has_text ? OrderedJson(result.text) : OrderedJson(nullptr);
   json["finish_reason"] = Name(result.finish);
   json["origin"] = std::move(origin);
+  if (!result.stages.empty()) {
+    OrderedJson& stages = json["stages"] = OrderedJson::array();
+    for (const StageResult& stage : result.stages) {
+      stages.push_back({{"model", stage.model},
+                        {"num_tokens", stage.num_tokens},
+                        {"latency_ms", RoundedJson((stage.finished_ns - stage.admitted_ns) * 1e-6)}});
+    }
+  }
   json["metrics"] = MetricsJson(Measure(result), false);
   return json;
 }
@@ -136,10 +145,11 @@ OrderedJson HeaderJson(const ReportHeader& header) {
   OrderedJson json;
   json["target"] = header.target;
   json["draft"] = header.draft.empty() ? OrderedJson(nullptr) : OrderedJson(header.draft);
+  json["cascade"] = header.cascade.empty() ? OrderedJson(nullptr) : OrderedJson(header.cascade);
   json["rule"] = header.rule;
   json["guarantee"] = header.guarantee;
   json["guarantee_text"] = header.guarantee_text;
-  json["bonus"] = header.bonus;
+  json["bonus"] = header.bonus.empty() ? OrderedJson(nullptr) : OrderedJson(header.bonus);
   json["dtype"] = header.dtype;
   json["cpu"] = header.cpu;
   json["threads"] = header.n_threads;

@@ -11,6 +11,8 @@
 
 namespace tandem {
 
+// The rule is that of `rule`, or in a token cascade that of `cascade`.
+//
 // Complains about an unknown rule, unknown parameters and parameters out of range, and gives the parameters
 // that were not written their defaults; then about what cannot be combined with the drafter or the
 // verification.

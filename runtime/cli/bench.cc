@@ -10,6 +10,7 @@
 #include "runtime/cli/console.h"
 #include "runtime/cli/interrupt.h"
 #include "runtime/cli/session.h"
+#include "runtime/rule_config.h"
 
 namespace tandem {
 namespace {
@@ -51,7 +52,7 @@ class Bench {
   // Runs it all; the exit code.
   int Run() {
     for (const Side side : {kTargetAlone, kPair}) {
-      if (const int code = MakeEngine(session_, side == kTargetAlone, &engines_[side]); code != kExitOk)
+      if (const int code = MakeGenerator(session_, side == kTargetAlone, &generators_[side]); code != kExitOk)
         return code;
     }
     for (int r = 0; r <= n_repetitions_; ++r) {
@@ -69,21 +70,21 @@ class Bench {
   }
 
   const BenchResult& result() const { return result_; }
-  const Policy& policy() const { return engines_[kPair]->policy(); }
 
  private:
   enum Side { kTargetAlone = 0, kPair = 1 };
 
   int Pass(Side side, bool measured) {
-    Engine& engine = *engines_[side];
-    if (const int code = SubmitAll(session_, &engine); code != kExitOk) return code;
+    Generator& generator = *generators_[side];
+    if (const int code = SubmitAll(session_, &generator); code != kExitOk) return code;
     results_[side].clear();
-    engine.ResetTimes();
-    const absl::Status status = engine.Run(&listener_, &results_[side]);
+    generator.ResetTimes();
+    const absl::Status status = generator.Run(&listener_, &results_[side]);
     if (!status.ok()) return FailedRun(session_, status);
     if (interrupt_.Raised()) return kExitInterrupt;
     if (measured)
-      (side == kPair ? result_.pair : result_.target).push_back(MeasurePass(results_[side], engine.times()));
+      (side == kPair ? result_.pair : result_.target)
+          .push_back(MeasurePass(results_[side], generator.times()));
     return kExitOk;
   }
 
@@ -91,7 +92,7 @@ class Bench {
   const InterruptScope& interrupt_;
   const int n_repetitions_;
   BenchListener listener_;
-  std::unique_ptr<Engine> engines_[2];
+  std::unique_ptr<Generator> generators_[2];
   std::vector<RequestResult> results_[2];
   BenchResult result_;
 };
@@ -107,7 +108,8 @@ int RunBench(const Args& args) {
   }
   Session session;
   if (const int code = OpenSession(args, &session); code != kExitOk) return code;
-  if (!session.pair.spec.has_drafter() || session.config.speculation.gamma == 0) {
+  const bool is_cascade = session.config.cascade.mode != "none";
+  if (!session.pair.spec.has_drafter() || (session.config.speculation.gamma == 0 && !is_cascade)) {
     Log(absl::StrCat("bench compares the target alone with a pair, and ", args.operand(0),
                      session.pair.spec.has_drafter() ? " has speculation.gamma 0" : " names no draft"));
     return kExitConfig;
@@ -124,7 +126,9 @@ int RunBench(const Args& args) {
   BenchResult whole = result;  // an interrupt may have left one side a repetition ahead
   whole.target.resize(n_done);
   whole.pair.resize(n_done);
-  const ReportHeader header = DescribeRun(session.config, session.pair, bench->policy());
+  whole.is_cascade = is_cascade;
+  const std::unique_ptr<Policy> policy = *MakePolicy(session.config);
+  const ReportHeader header = DescribeRun(session.config, session.pair, *policy);
   const bool json_only = args.Value("--json") == "-";
   const std::string path = json_only ? "-" : session.config.report.json.text;
   if (!path.empty()) {
@@ -135,7 +139,8 @@ int RunBench(const Args& args) {
     const absl::Status printed = Print(BenchText(header, whole, StdoutHasColour()));
     if (!printed.ok()) return Fail(printed, kExitFailure);
   }
-  const bool exact = bench->policy().guarantee(session.config.sampling.temperature == 0) == Guarantee::kExact;
+  const bool greedy = session.config.sampling.temperature == 0;
+  const bool exact = !is_cascade && policy->guarantee(greedy) == Guarantee::kExact;
   if (code == kExitOk && exact && whole.n_different > 0) {
     Log("the rule is exact, and greedy outputs differ from the target's");
     code = kExitCheck;

@@ -11,15 +11,16 @@
 #include "runtime/cli/stream.h"
 #include "runtime/report.h"
 #include "runtime/report_json.h"
+#include "runtime/rule_config.h"
 
 namespace tandem {
 
 int RunGenerate(const Args& args) {
   Session session;
   if (const int code = OpenSession(args, &session); code != kExitOk) return code;
-  std::unique_ptr<Engine> engine;
-  if (const int code = MakeEngine(session, false, &engine); code != kExitOk) return code;
-  if (const int code = SubmitAll(session, engine.get()); code != kExitOk) return code;
+  std::unique_ptr<Generator> generator;
+  if (const int code = MakeGenerator(session, false, &generator); code != kExitOk) return code;
+  if (const int code = SubmitAll(session, generator.get()); code != kExitOk) return code;
 
   const bool json_only = args.Value("--json") == "-";
   const bool colour = StdoutHasColour() && !json_only;
@@ -29,14 +30,14 @@ int RunGenerate(const Args& args) {
                     : colour  ? Show::kColours
                               : Show::kPlain);
   std::vector<RequestResult> results;
-  engine->ResetTimes();
-  const absl::Status run = engine->Run(&stream, &results);
+  generator->ResetTimes();
+  const absl::Status run = generator->Run(&stream, &results);
   stream.Finish();
 
   std::vector<const RequestResult*> pointers;
   for (const RequestResult& result : results) pointers.push_back(&result);
-  const Measured total = Measure(pointers, engine->times());
-  const ReportHeader header = DescribeRun(session.config, session.pair, engine->policy());
+  const Measured total = Measure(pointers, generator->times());
+  const ReportHeader header = DescribeRun(session.config, session.pair, **MakePolicy(session.config));
   if (!json_only && session.config.report.text && !results.empty()) {
     const absl::Status printed =
         Print(absl::StrCat("\n", colour ? ColourLegend() + "\n" : "", TextReport(header, total, colour)));

@@ -5,6 +5,8 @@
 #include <chrono>
 #include <utility>
 
+#include "runtime/cascade/cascade_config.h"
+#include "runtime/cascade/query_cascade.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/console.h"
 #include "runtime/model/checkpoint.h"
@@ -49,6 +51,7 @@ int MakeEngine(const Session& session, bool target_alone, std::unique_ptr<Engine
   absl::StatusOr<std::unique_ptr<Policy>> policy = MakePolicy(session.config);
   if (target_alone) {
     options.gamma = 0;
+    options.token_cascade = false;
     spec.draft.reset();
     spec.ngram.reset();
     policy = Policy::Create(PolicyOptions(), false);
@@ -60,9 +63,27 @@ int MakeEngine(const Session& session, bool target_alone, std::unique_ptr<Engine
   return kExitOk;
 }
 
-int SubmitAll(const Session& session, Engine* engine) {
+int MakeGenerator(const Session& session, bool target_alone, std::unique_ptr<Generator>* generator) {
+  const CascadeConfig& cascade = session.config.cascade;
+  if (target_alone || !cascade.is_query()) {
+    std::unique_ptr<Engine> engine;
+    const int code = MakeEngine(session, target_alone, &engine);
+    *generator = std::move(engine);
+    return code;
+  }
+  absl::StatusOr<std::unique_ptr<Policy>> policy = MakePolicy(session.config);
+  if (!policy.ok()) return Fail(policy.status(), kExitConfig);
+  absl::StatusOr<std::unique_ptr<QueryCascade>> made =
+      QueryCascade::Create(MakeQueryCascadeOptions(cascade), MakeEngineOptions(session.config),
+                           session.pair.spec, *std::move(policy));
+  if (!made.ok()) return Fail(made.status(), kExitConfig);
+  *generator = *std::move(made);
+  return kExitOk;
+}
+
+int SubmitAll(const Session& session, Generator* generator) {
   for (size_t i = 0; i < session.requests.size(); ++i) {
-    const absl::Status status = engine->Submit(session.requests[i]);
+    const absl::Status status = generator->Submit(session.requests[i]);
     if (status.ok()) continue;
     const std::string message =
         absl::StrCat(session.config.prompts.prompts[i].where.Text(), ": ", std::string(status.message()));

@@ -24,7 +24,9 @@ struct Session {
 int OpenSession(const Args& args, Session* session);
 // An engine over the pair, or over its target alone.
 int MakeEngine(const Session& session, bool target_alone, std::unique_ptr<Engine>* engine);
-int SubmitAll(const Session& session, Engine* engine);
+// The same, or the query cascade that the configuration asks for.
+int MakeGenerator(const Session& session, bool target_alone, std::unique_ptr<Generator>* generator);
+int SubmitAll(const Session& session, Generator* generator);
 
 // The exit code of a run that ended with an error, having said it: where a weight is NaN or infinite, that is
 // the error.

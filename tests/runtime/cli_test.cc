@@ -9,6 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -331,6 +333,165 @@ TEST_F(Cli, StopStringsEndTheText) {
   EXPECT_LT(json["requests"][0]["token_ids"].size(), 60u);
   EXPECT_THAT(Tandem({"run", config_, "--set", set}).out,
               StartsWith(whole.substr(0, whole.find(stop)) + "\n\n  target"));
+}
+
+TEST_F(Cli, ATokenCascadeSaysWhoWroteWhat) {
+  Config(
+      "prompts: [Hello, \"some other text\"]\nsampling: {temperature: 0, max_new_tokens: 40, ignore_eos: "
+      "true}\n");
+  const Json target = RunToJson({"--set", "draft=none"});
+  const Json draft = RunToJson({"--set", "draft=none", "--set", "target.model=" + (folder_ / "draft")});
+  const auto cascade = [&](const std::string& alpha, const std::string& more) {
+    return RunToJson({"--set", "cascade={mode: token, rule: chow, alpha: " + alpha + "}", "--set", more});
+  };
+  for (const char* more : {"execution.batch=2", "execution.streams=threaded", "execution.prefill_chunk=2"}) {
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_EQ(cascade("1", more)["requests"][i]["token_ids"], draft["requests"][i]["token_ids"]) << more;
+      EXPECT_EQ(cascade("0", more)["requests"][i]["token_ids"], target["requests"][i]["token_ids"]) << more;
+    }
+  }
+  // The tiny draft is never sure of anything: an alpha at which both write is high.
+  std::string alpha;
+  Json json;
+  for (const char* tried : {"0.98", "0.96", "0.94", "0.92", "0.9", "0.85", "0.8", "0.7"}) {
+    alpha = tried;
+    json = cascade(alpha, "execution.batch=2");
+    const int64_t n_deferred = json["total"]["target_calls"];
+    if (n_deferred > 8 && n_deferred < 72) break;
+  }
+  int64_t n_target = 0, n_all = 0;
+  for (const Json& request : json["requests"]) {
+    int64_t here = 0;
+    for (const Json& origin : request["origin"]) {
+      ASSERT_TRUE(origin == "draft" || origin == "target");
+      here += origin == "target";
+    }
+    n_target += here;
+    n_all += static_cast<int64_t>(request["origin"].size());
+    EXPECT_EQ(request["metrics"]["target_calls"], here);
+    EXPECT_EQ(request["metrics"]["draft_calls"], request["token_ids"].size());
+    EXPECT_NEAR(request["metrics"]["deferral_rate"].get<double>(), here / 40.0, 1e-6);
+    EXPECT_TRUE(request["metrics"]["answer_score"].is_null());
+  }
+  EXPECT_GT(n_target, 0);
+  EXPECT_LT(n_target, n_all);
+  EXPECT_EQ(json["run"]["guarantee"], "lossy");
+  EXPECT_TRUE(json["run"]["bonus"].is_null());
+  EXPECT_EQ(json["config"]["cascade"],
+            Json({{"mode", "token"}, {"rule", "chow"}, {"alpha", std::stod(alpha)}}));
+  const Outcome outcome = Tandem({"run", config_, "--set", "cascade={mode: token, alpha: " + alpha + "}"});
+  EXPECT_THAT(outcome.out,
+              AllOf(HasSubstr("\n  cascade     token by token: the target writes where the draft defers"),
+                    HasSubstr("\n  rule        chow(alpha=" + alpha + "), tested on the draft's law\n"),
+                    HasSubstr(" of tokens handed to the target\n  calls       80 of the draft, ")));
+  EXPECT_THAT(outcome.out, Not(HasSubstr("bonus")));
+}
+
+TEST_F(Cli, AQueryCascadeKeepsOrRedoesAnswers) {
+  Config(
+      "prompts: [Hello, \"some other text\", x]\nsampling: {temperature: 0, max_new_tokens: 30, ignore_eos: "
+      "true}\n");
+  const Json target = RunToJson({"--set", "draft=none"});
+  const Json draft = RunToJson({"--set", "draft=none", "--set", "target.model=" + (folder_ / "draft")});
+  const auto cascade = [&](double threshold, const std::string& more) {
+    const std::string section = "cascade={mode: query, threshold: " + std::to_string(threshold) + "}";
+    return RunToJson({"--set", section, "--set", more});
+  };
+  const Json kept = cascade(-1e6, "execution.batch=2");
+  for (int i = 0; i < 3; ++i) {
+    const Json& request = kept["requests"][i];
+    EXPECT_EQ(request["token_ids"], draft["requests"][i]["token_ids"]);
+    EXPECT_EQ(request["metrics"]["target_calls"], 0);
+    EXPECT_EQ(request["metrics"]["draft_calls"], 30);
+    EXPECT_EQ(request["metrics"]["answer_deferral_rate"], 0);
+    ASSERT_EQ(request["stages"].size(), 1u);
+    EXPECT_EQ(request["stages"][0]["num_tokens"], 30);
+  }
+  for (const char* more : {"speculation.gamma=0", "speculation.gamma=4", "execution.streams=threaded"}) {
+    const Json redone = cascade(1, more);
+    for (int i = 0; i < 3; ++i) {
+      const Json& request = redone["requests"][i];
+      EXPECT_EQ(request["token_ids"], target["requests"][i]["token_ids"]) << more;
+      EXPECT_EQ(request["metrics"]["answer_deferral_rate"], 1);
+      EXPECT_EQ(request["metrics"]["answer_score"], kept["requests"][i]["metrics"]["answer_score"]);
+      ASSERT_EQ(request["stages"].size(), 2u);
+      EXPECT_EQ(request["stages"][1]["model"], "target");
+    }
+  }
+  // Between the scores some are kept and some redone.
+  std::vector<double> scores;
+  for (const Json& request : kept["requests"]) scores.push_back(request["metrics"]["answer_score"]);
+  std::vector<double> sorted = scores;
+  std::sort(sorted.begin(), sorted.end());
+  ASSERT_LT(sorted[0], sorted[1]);
+  const Json mixed = cascade((sorted[0] + sorted[1]) / 2, "execution.batch=2");
+  for (int i = 0; i < 3; ++i) {
+    const Json& wanted = scores[i] == sorted[0] ? target : draft;
+    EXPECT_EQ(mixed["requests"][i]["token_ids"], wanted["requests"][i]["token_ids"]);
+  }
+  EXPECT_EQ(mixed["total"]["draft_calls"].get<int64_t>() >= 90, true);
+  const Outcome outcome = Tandem({"run", config_, "--set", "cascade={mode: query, score: sum, threshold: 1}",
+                                  "--set", "speculation.gamma=0"});
+  EXPECT_THAT(
+      outcome.out,
+      AllOf(HasSubstr("\n  cascade     whole answers: the target redoes those whose log-probabilities have a "
+                      "sum under 1\n  rule        redone by the target alone\n"),
+            HasSubstr("\n  answers     100.0 % redone by the target: 3 of 3; scores -")));
+}
+
+TEST_F(Cli, StopStringsEndCascades) {
+  Config("prompts: [Hello, x]\nsampling: {temperature: 0, max_new_tokens: 60, ignore_eos: true}\n");
+  for (const char* section :
+       {"cascade={mode: token, alpha: 0.9}", "cascade={mode: query, threshold: -1000000}",
+        "cascade={mode: query, threshold: 1}"}) {
+    for (const char* streams : {"execution.streams=inline", "execution.streams=threaded"}) {
+      const Json whole = RunToJson({"--set", section, "--set", streams, "--set", "execution.batch=2"});
+      // The first letter or digit after some tokens, whatever the tiny model wrote.
+      const std::string text = whole["requests"][0]["text"];
+      const auto letter = std::find_if(text.begin() + std::min<size_t>(text.size(), 12), text.end(),
+                                       [](unsigned char c) { return std::isalnum(c) != 0; });
+      ASSERT_NE(letter, text.end()) << section;
+      const std::string stop(1, *letter);
+      const Json cut = RunToJson({"--set", section, "--set", streams, "--set", "execution.batch=2", "--set",
+                                  "sampling.stop=[\"" + stop + "\"]"});
+      EXPECT_EQ(cut["requests"][0]["text"], text.substr(0, text.find(stop))) << section;
+      EXPECT_EQ(cut["requests"][0]["finish_reason"], "stop");
+      EXPECT_LT(cut["requests"][0]["token_ids"].size(), whole["requests"][0]["token_ids"].size());
+    }
+  }
+}
+
+TEST_F(Cli, CascadesAreNotLossless) {
+  Config("prompts: x\n");
+  for (const std::string mode : {"token", "query"}) {
+    const std::string set = "cascade={mode: " + mode + (mode == "query" ? ", threshold: -1}" : "}");
+    const Outcome outcome = Tandem({"config", "check", config_, "--set", set, "--require-lossless"});
+    EXPECT_EQ(outcome.code, kExitConfig);
+    EXPECT_EQ(outcome.err,
+              "--set " + set + ": cascade.mode: " + mode +
+                  " is lossy, and require_lossless asks for the target's law; remove cascade and use an "
+                  "exact rule\n");
+  }
+}
+
+TEST_F(Cli, BenchTakesCascades) {
+  Config(
+      "prompts: [Hello, {id: b, category: k, prompt: x}]\nsampling: {temperature: 0, max_new_tokens: 12, "
+      "ignore_eos: "
+      "true}\n");
+  for (const char* section : {"cascade={mode: token, alpha: 0.9}", "cascade={mode: query, threshold: 1}"}) {
+    const std::string path = folder_ / "bench.json";
+    const Outcome outcome = Tandem({"bench", config_, "--set", section, "--json", path});
+    EXPECT_EQ(outcome.code, kExitOk) << outcome.err;
+    EXPECT_THAT(outcome.out,
+                AllOf(HasSubstr(" x in serving, prompts included, sd "),
+                      HasSubstr("\n              cascade "), HasSubstr("a token of the cascade costs "),
+                      HasSubstr("\n  calls       "), HasSubstr("deferred   speedup")));
+    const Json json = Json::parse(ReadAll(path));
+    EXPECT_EQ(json["repetitions"].size(), 3u);
+    EXPECT_GT(json["pair"]["draft_calls"], 0);
+    EXPECT_GT(json["speedup"]["mean"], 0);
+  }
 }
 
 TEST_F(Cli, JsonOnStdoutStandsAlone) {

@@ -196,6 +196,91 @@ TEST(Config, OneComplaint) {
     EXPECT_EQ(ErrorOf(std::string("target: {model: m}\n") + one.text), one.error) << one.text;
 }
 
+TEST(ConfigCascade, ReadsBothModes) {
+  const std::string pair = "target: {model: m}\ndraft: {model: d}\n";
+  const Config token = MustParse(pair + "cascade: {mode: token, rule: entropy, alpha: 0.25}");
+  EXPECT_TRUE(token.cascade.is_token());
+  EXPECT_EQ(token.cascade.rule, "entropy");
+  EXPECT_EQ(token.cascade.parameters.at("alpha").value, 0.25);
+  // The rule's own default where no parameter is written.
+  EXPECT_EQ(MustParse(pair + "cascade: {mode: token}").cascade.parameters.at("alpha").value, 0.5);
+  const Config query = MustParse(
+      pair +
+      "cascade: {mode: query, score: quantile, quantile: 0.3, threshold: -1.5}\nrule: {verification: block}");
+  EXPECT_TRUE(query.cascade.is_query());
+  EXPECT_EQ(query.cascade.score, "quantile");
+  EXPECT_EQ(query.cascade.quantile, 0.3);
+  EXPECT_EQ(query.cascade.threshold, -1.5);
+  // A cascade is turned off by its mode alone, and a pair made a cascade by emptying what it cannot have.
+  EXPECT_EQ(MustParse(pair + "cascade: {mode: token, alpha: 0.1}", {"cascade.mode=none"}).cascade.mode,
+            "none");
+  EXPECT_TRUE(MustParse(pair + "rule: {name: opt}\nspeculation: {gamma: 3}",
+                        {"cascade={mode: token, alpha: 0.1}", "rule={}", "speculation={}"})
+                  .cascade.is_token());
+}
+
+TEST(ConfigCascade, OneComplaint) {
+  const std::string judges =
+      "a token cascade judges no block; its rule is cascade.rule. Remove rule (--set 'rule={}')";
+  const std::string speculates =
+      "a token cascade does not speculate; remove speculation (--set 'speculation={}'), or cascade";
+  const std::vector<std::pair<std::string, std::string>> bad = {
+      {"cascade: {mode: tokens}",
+       "3:17: cascade.mode: expected none or token or query, got tokens; did you mean token?"},
+      {"cascade: {rule: chow}", "3:17: cascade.rule: cascade.mode is missing; expected token or query"},
+      {"cascade: {alpha: 1}", "3:18: cascade.alpha: cascade.mode is missing; expected token or query"},
+      {"cascade: {mode: token, rule: chwo}",
+       "3:30: cascade.rule: expected the name of a rule, got chwo; did you mean chow?"},
+      {"cascade: {mode: token, rule: opt}",
+       "3:30: cascade.rule: opt looks at more than the draft's law, and a token cascade decides before the "
+       "target is "
+       "asked; use chow or entropy, or speculate: rule: {name: opt} and no cascade"},
+      {"cascade: {mode: token, alpha: 2}", "3:31: cascade.alpha: expected a number from 0 to 1, got 2"},
+      {"cascade: {mode: token, alhpa: 0.2}", "3:31: cascade.alhpa: unknown key; did you mean alpha?"},
+      {"cascade: {mdoe: token}", "3:17: cascade.mdoe: cascade.mode is missing; expected token or query"},
+      {"cascade: {mode: token, alpha: high}", "3:31: cascade.alpha: expected a number from 0 to 1, got high"},
+      {"cascade: {mode: token, threshold: -1}",
+       "3:35: cascade.threshold: belongs to cascade.mode query; mode token defers by cascade.rule. Remove "
+       "it"},
+      {"cascade: {mode: token}\nrule: {name: chow}", "4:14: rule.name: " + judges},
+      {"cascade: {mode: token}\nrule: {alpha: 0.2}", "4:15: rule.alpha: " + judges},
+      {"cascade: {mode: token}\nspeculation: {gamma: 5}", "4:22: speculation.gamma: " + speculates},
+      {"cascade: {mode: token}\nspeculation: {schedule: fixed}", "4:25: speculation.schedule: " + speculates},
+      {"cascade: {mode: token}\nrequire_lossless: true",
+       "accepted"},  // known once the temperature is: CheckLossless
+      {"cascade: {mode: query}",
+       "3:17: cascade.threshold: missing; expected the score under which an answer is redone, such as -0.5"},
+      {"cascade: {mode: query, threshold: low}",
+       "3:35: cascade.threshold: expected a number from -1e+09 to 1, got low"},
+      {"cascade: {mode: query, threshold: 2}",
+       "3:35: cascade.threshold: expected a number from -1e+09 to 1, got 2"},
+      {"cascade: {mode: query, threshold: -1, quantile: 0.5}",
+       "3:49: cascade.quantile: belongs to cascade.score quantile; write it, or remove the quantile"},
+      {"cascade: {mode: query, threshold: -1, rule: chow}",
+       "3:45: cascade.rule: belongs to cascade.mode token; mode query defers by score and threshold. Remove "
+       "it"},
+      {"cascade: {mode: query, threshold: -1, treshold: -2}",
+       "3:49: cascade.treshold: unknown key; did you mean threshold?"},
+      {"cascade: {mode: query, threshold: -1}\nrule: {name: token_v3}",
+       "4:14: rule.name: token_v3 is lossy, and a query cascade redoes answers as the target's own; use "
+       "lossless or "
+       "sample_match"},
+  };
+  for (const auto& [text, error] : bad)
+    EXPECT_EQ(ErrorOf("target: {model: m}\ndraft: {model: d}\n" + text), error) << text;
+  for (const std::string mode : {"{mode: token}", "{mode: query, threshold: -1}"}) {
+    const std::string what = mode.substr(7, 5);
+    EXPECT_EQ(ErrorOf("target: {model: m}\ncascade: " + mode),
+              "2:17: cascade.mode: " + what +
+                  " needs a draft model, and there is no draft; write draft: {model: FOLDER}");
+    EXPECT_EQ(
+        ErrorOf("target: {model: m}\ncascade: " + mode + "\ndraft: {ngram: {min: 2}}"),
+        "2:17: cascade.mode: " + what +
+            " needs a draft model, and n-gram lookup has no law and answers nothing; write draft: {model: "
+            "FOLDER}");
+  }
+}
+
 TEST(Config, AliasIsRefusedInWords) {
   EXPECT_THAT(ErrorOf("target: &t {model: m}\ndraft: *t"),
               HasSubstr("2:8: aliases (*name) are not supported here; write the value out"));
@@ -270,6 +355,10 @@ TEST(ConfigPrint, ReadsBackAsTheSame) {
       "prompts: [\"5\", yes, [1, 2, 3], {id: q, category: k, seed: 4, max_new_tokens: 2, prompt: \"é: #\"}]\n"
       "report: {json: o.json}",
       "target: {model: m}\ndraft: {ngram: {min: 1, max: 9}}",
+      "target: {model: m}\ndraft: {model: d}\ncascade: {mode: token, rule: entropy, alpha: 0.75}",
+      "target: {model: m}\ndraft: {model: d}\ncascade: {mode: query, score: quantile, quantile: 0.25, "
+      "threshold: "
+      "-2}\nspeculation: {gamma: 0}",
   };
   for (const std::string& text : texts) {
     const std::string printed = PrintConfig(MustParse(text));
@@ -278,6 +367,8 @@ TEST(ConfigPrint, ReadsBackAsTheSame) {
       EXPECT_EQ(YamlValue(key, again), YamlValue(key, MustParse(text))) << key.path;
     }
     EXPECT_EQ(again.draft_kind, MustParse(text).draft_kind);
+    for (const auto& [name, parameter] : MustParse(text).cascade.parameters)
+      EXPECT_EQ(again.cascade.parameters.at(name).value, parameter.value);
   }
 }
 

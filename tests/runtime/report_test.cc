@@ -77,6 +77,31 @@ TEST(SpeculationCounts, AddJoinsDifferentGammas) {
   EXPECT_EQ(a.num_emitted_tokens, 5);
 }
 
+TEST(SpeculationCounts, CountsTheRoundsOfATokenCascade) {
+  const auto round = [](int n_keep, bool target_added, int n_judged) {
+    SlotRecord record;
+    record.n_proposed = record.n_keep = n_keep;
+    record.target_added = target_added;
+    record.n_judged = n_judged;
+    record.deferred = target_added ? 1 : 0;
+    record.n_emit = n_keep + (target_added ? 1 : 0);
+    return record;
+  };
+  SpeculationCounts counts;
+  counts.AddRound(round(1, false, 1), 1);  // the draft's token
+  counts.AddRound(round(0, false, 0), 0);  // the target catches up
+  counts.AddRound(round(0, true, 1), 1);   // and writes
+  counts.AddRound(round(1, false, 1), 1);
+  EXPECT_EQ(counts.num_emitted_tokens, 3);
+  EXPECT_EQ(counts.num_tokens_by_draft, 2);
+  EXPECT_EQ(counts.target_calls, 1);
+  EXPECT_EQ(counts.draft_calls, 3);
+  EXPECT_EQ(counts.num_judged, 3);
+  EXPECT_EQ(counts.num_deferred, 1);
+  EXPECT_EQ(counts.num_drafts, 0);
+  EXPECT_EQ(counts.num_draft_tokens, 0);
+}
+
 constexpr int64_t kMs = 1'000'000;
 
 // Admitted at 10 ms; outputs at 30 ms (2 tokens), 36 ms (3 tokens) and 40 ms (1 token).
@@ -128,6 +153,10 @@ TEST(Metrics, OfARun) {
   const Measured m = Measure(both, times);
   EXPECT_DOUBLE_EQ(NumberOf("tokens_per_second.decode", m), 8 / 0.015);
   EXPECT_DOUBLE_EQ(NumberOf("tokens_per_second.end_to_end", m), 12 / 0.041);
+  // Served from 10 to 45 ms, 30 ms each.
+  EXPECT_DOUBLE_EQ(NumberOf("tokens_per_second.serving", m), 12 / 0.035);
+  EXPECT_DOUBLE_EQ(NumberOf("request_latency_ms", m), 30);
+  EXPECT_DOUBLE_EQ(NumberOf("draft_token_share", m), 0.5);
   EXPECT_DOUBLE_EQ(NumberOf("time_to_first_token_ms", m), 20);
   EXPECT_NEAR(NumberOf("time_ms.idle", m), 11, 1e-9);
   EXPECT_NEAR(NumberOf("draft_overhead", m), 8.0 / 39, 1e-9);
