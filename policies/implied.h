@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <tuple>
 #include <type_traits>
 #include <vector>
 
@@ -27,10 +28,9 @@ struct PositionLaws {
 
 namespace internal {
 
-inline LawFigures ReferenceFigures(const std::vector<double>& law, int32_t x) {
+inline LawFigures ReferenceFigures(const std::vector<double>& law) {
   LawFigures figures;
   const auto max = std::max_element(law.begin(), law.end());
-  figures.x = x < 0 ? NAN : static_cast<float>(law[x]);
   figures.max = static_cast<float>(*max);
   figures.argmax = static_cast<int32_t>(max - law.begin());
   double entropy = 0;
@@ -39,13 +39,13 @@ inline LawFigures ReferenceFigures(const std::vector<double>& law, int32_t x) {
   return figures;
 }
 
-inline Row ReferenceRow(const PositionLaws& laws, int32_t x) {
+// Without a proposed token.
+inline Row ReferenceRow(const PositionLaws& laws) {
   Row row;
-  row.x = x;
-  row.q = ReferenceFigures(laws.q, x);
-  row.p = ReferenceFigures(laws.p, x);
-  row.q1 = ReferenceFigures(laws.q1, x);
-  row.p1 = ReferenceFigures(laws.p1, x);
+  row.q = ReferenceFigures(laws.q);
+  row.p = ReferenceFigures(laws.p);
+  row.q1 = ReferenceFigures(laws.q1);
+  row.p1 = ReferenceFigures(laws.p1);
   row.q1_at_top_of_p = static_cast<float>(laws.q1[row.p1.argmax]);
   row.p1_at_top_of_q = static_cast<float>(laws.p1[row.q1.argmax]);
   double tv = 0;
@@ -56,6 +56,16 @@ inline Row ReferenceRow(const PositionLaws& laws, int32_t x) {
   row.is_bonus = laws.is_bonus;
   row.has_draft_law = laws.has_draft_law;
   row.greedy = laws.greedy;
+  return row;
+}
+
+// `row` with x as the proposed token.
+inline Row WithProposed(Row row, const PositionLaws& laws, int32_t x) {
+  row.x = x;
+  row.q.x = static_cast<float>(laws.q[x]);
+  row.p.x = static_cast<float>(laws.p[x]);
+  row.q1.x = static_cast<float>(laws.q1[x]);
+  row.p1.x = static_cast<float>(laws.p1[x]);
   return row;
 }
 
@@ -124,42 +134,45 @@ ImpliedSplit Implied(const R& rule, const PositionLaws& laws) {
   const auto n = static_cast<int32_t>(laws.q.size());
   std::vector<double> pi(n, 0);
   ImpliedSplit split{std::vector<double>(n, 0), std::vector<double>(n, 0)};
-  // f(row, d...) with what solve() finds, if the rule has it.
-  auto with_derived = [&](const Row& row, auto f) {
+  // What solve() finds, as arguments: none if the rule has no solve().
+  auto derive = [&](const Row& row) {
     if constexpr (HasDerived<R>) {
-      return f(rule.solve(row, internal::ReferenceSum(laws)));
+      return std::make_tuple(rule.solve(row, internal::ReferenceSum(laws)));
     } else {
-      return f();
+      return std::make_tuple();
     }
   };
+  const Row row = internal::ReferenceRow(laws);
   if constexpr (LawRule<R>) {
-    const Row row = internal::ReferenceRow(laws, -1);
+    const auto derived = derive(row);
     for (int32_t v = 0; v < n; ++v) {
       const Token token = internal::ReferenceToken(laws, v);
-      pi[v] = with_derived(row, [&](const auto&... d) { return rule.law(token.q, token.p, row, d...); });
+      pi[v] = std::apply([&](const auto&... d) { return rule.law(token.q, token.p, row, d...); }, derived);
     }
   } else if constexpr (TokenWiseRule<R>) {
-    const Row row = internal::ReferenceRow(laws, -1);
+    const auto derived = derive(row);
     double kept_mass = 0;
     for (int32_t v = 0; v < n; ++v) {
       const Token token = internal::ReferenceToken(laws, v);
-      if (with_derived(row, [&](const auto&... d) { return rule.keeps(token, row, d...); })) {
+      if (std::apply([&](const auto&... d) { return rule.keeps(token, row, d...); }, derived)) {
         pi[v] = laws.q[v];
         kept_mass += laws.q[v];
       }
     }
     for (int32_t v = 0; v < n; ++v) pi[v] += (1 - kept_mass) * laws.p[v];
   } else {
+    std::vector<double> fallback(n);
     for (int32_t x = 0; x < n; ++x) {
       if (laws.q[x] == 0) continue;
-      const Row row = internal::ReferenceRow(laws, x);
-      double accept = with_derived(row, [&](const auto&... d) { return rule.accept(row, d...); });
+      const Row proposed = internal::WithProposed(row, laws, x);
+      const auto derived = derive(proposed);
+      double accept = std::apply([&](const auto&... d) { return rule.accept(proposed, d...); }, derived);
       accept = std::min(1.0, accept);
-      std::vector<double> fallback(n);
       double total = 0;
-      for (int32_t v = 0; v < n; ++v) {
+      for (int32_t v = 0; v < n && accept < 1; ++v) {
         const Token token = internal::ReferenceToken(laws, v);
-        fallback[v] = with_derived(row, [&](const auto&... d) { return rule.fallback(token, row, d...); });
+        fallback[v] =
+            std::apply([&](const auto&... d) { return rule.fallback(token, proposed, d...); }, derived);
         total += fallback[v];
       }
       if (total == 0) accept = 1;  // nothing to replace x with: it stays

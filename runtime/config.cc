@@ -4,6 +4,7 @@
 #include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
+#include <absl/strings/str_replace.h>
 #include <absl/strings/str_split.h>
 
 #include <algorithm>
@@ -20,6 +21,7 @@
 #include "runtime/model/tokenizer.h"
 #include "runtime/names.h"
 #include "runtime/rule_config.h"
+#include "runtime/sweep_config.h"
 
 namespace tandem {
 namespace {
@@ -95,6 +97,7 @@ class Resolver {
                                         root.Describe()));
     }
     CheckTogether(root);
+    ApplyPreset(&config_);
     return std::move(config_);
   }
 
@@ -247,26 +250,50 @@ class Resolver {
 
   void Read(const ConfigKey& key, const std::string& path, const YamlNode& node,
             std::vector<int32_t>* field) {
-    if (node.kind != YamlNode::Kind::kList) {
-      Complain(node, path, Expectation(key));
-      return;
-    }
-    for (size_t i = 0; i < node.items.size(); ++i) {
-      if (const std::optional<int32_t> id = Whole<int32_t>(key, node.items[i])) {
-        field->push_back(*id);
-      } else {
-        Complain(node.items[i], absl::StrCat(path, "[", i, "]"), "a token id, a whole number from 0");
-      }
-    }
-    if (field->size() > kMaxStopIds) {
+    const std::string item =
+        *key.choices != 0
+            ? absl::StrCat("a ", key.choices, ", a whole number from 0")
+            : absl::StrReplaceAll(Expectation(key), {{"a list of whole numbers", "a whole number"}});
+    ReadNumbers(key, path, node, item, field, [&](const YamlNode& n) { return Whole<int32_t>(key, n); });
+    const bool stops = std::string_view(key.path) == "sampling.stop_token_ids";
+    if (stops && field->size() > kMaxStopIds) {
       Complain(node.where,
                absl::StrCat(path, ": expected at most ", kMaxStopIds, " ids, got ", field->size()));
     }
   }
 
+  void Read(const ConfigKey& key, const std::string& path, const YamlNode& node, std::vector<double>* field) {
+    const std::string item = absl::StrReplaceAll(Expectation(key), {{"a list of numbers", "a number"}});
+    ReadNumbers(key, path, node, item, field, [&](const YamlNode& n) {
+      const std::optional<double> value = Number(n);
+      return value && InRange(key, *value) ? value : std::nullopt;
+    });
+  }
+
+  template <typename T, typename ReadOne>
+  void ReadNumbers(const ConfigKey& key, const std::string& path, const YamlNode& node,
+                   const std::string& item, std::vector<T>* field, ReadOne read) {
+    field->clear();  // of its default
+    if (node.kind != YamlNode::Kind::kList) {
+      Complain(node, path, Expectation(key));
+      return;
+    }
+    for (size_t i = 0; i < node.items.size(); ++i) {
+      if (const std::optional<T> value = read(node.items[i])) {
+        field->push_back(*value);
+      } else {
+        Complain(node.items[i], absl::StrCat(path, "[", i, "]"), item);
+      }
+    }
+  }
+
+  void Read(const ConfigKey&, const std::string& path, const YamlNode& node, std::vector<RuleGrid>* field) {
+    *field = ReadRuleGrids(node, path, complaints_);
+  }
+
   void Read(const ConfigKey&, const std::string& path, const YamlNode& node, PromptConfig* field) {
     if (node.kind != YamlNode::Kind::kMap) {
-      field->prompts = ParsePromptNode(node, complaints_);
+      field->prompts = ParsePromptNode(node, complaints_, path);
       return;
     }
     const YamlNode* file = node.Find("file");
@@ -283,7 +310,7 @@ class Resolver {
       Complain(*file, path + ".file", "a path");
     } else {
       field->file.text = Absolute(*file);
-      field->prompts = ReadPromptFile(field->file.text, file->where, complaints_);
+      field->prompts = ReadPromptFile(field->file.text, file->where, complaints_, path);
     }
   }
 

@@ -106,6 +106,36 @@ struct ReportConfig {
   bool text = true;
 };
 
+// An entry of sweep.rules: a rule, and the values of its parameters that are tried, in every combination.
+struct RuleGrid {
+  std::string name;
+  // As written; none: DefaultGrid (sweep_config.h).
+  std::vector<std::pair<std::string, std::vector<double>>> parameters;
+  std::string verification = "token";
+  std::string bonus = "p";
+  Where where;
+};
+
+// What `tandem sweep` varies and runs. The initial values are those of the preset `quick`.
+struct SweepConfig {
+  SweepConfig();
+
+  std::string preset = "quick";
+  PromptConfig items;  // with answers
+  PromptConfig texts;  // without
+  std::vector<RuleGrid> rules;
+  std::vector<double> min_p = {0.9, 0.5, 0.1};
+  std::vector<double> temperatures = {0, 1};
+  std::vector<int32_t> gammas = {5};
+  std::vector<int32_t> seeds = {1, 2};
+  int32_t items_per_category = 12;
+  int32_t max_texts = 12;
+  int32_t text_tokens = 48;
+  int32_t latency_per_category = 1;
+  int32_t tv_positions = 64;
+  int32_t batch = 32;
+};
+
 struct Config {
   Path file;
   ModelChoice target;
@@ -121,6 +151,7 @@ struct Config {
   ExecutionConfig execution;
   PromptConfig prompts;
   ReportConfig report;
+  SweepConfig sweep;
 
   // Where each key that is not at its default came from, by its path in the table.
   std::map<std::string, Where> origins;

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "runtime/core/sequence.h"
+#include "runtime/sweep_config.h"
 
 namespace tandem {
 namespace {
@@ -103,8 +104,11 @@ const ConfigKey kKeys[] = {
     {"sampling.max_new_tokens", "longest output of a request", TANDEM_FIELD(sampling.max_new_tokens), 1,
      kInt32Max},
     {"sampling.stop", "texts that end the output and are not part of it", TANDEM_FIELD(sampling.stop)},
-    {"sampling.stop_token_ids", "token ids that end the output, besides the end of text",
-     TANDEM_FIELD(sampling.stop_token_ids), 0, kInt32Max},
+    {.path = "sampling.stop_token_ids",
+     .help = "token ids that end the output, besides the end of text",
+     .field = TANDEM_FIELD(sampling.stop_token_ids),
+     .max = kInt32Max,
+     .choices = "token id"},
     {"sampling.ignore_eos", "go on after the end of text", TANDEM_FIELD(sampling.ignore_eos)},
 
     {"cache.page_size", "positions per page of the KV caches", TANDEM_FIELD(cache.page_size), 1, 65536},
@@ -135,6 +139,41 @@ const ConfigKey kKeys[] = {
      .help = "write requests, tokens and metrics to this file",
      .field = TANDEM_FIELD(report.json),
      .choices = "none"},
+
+    {.path = "sweep.preset",
+     .help =
+         "what `tandem sweep` runs where the keys below do not say: quick takes minutes on the demo pair, "
+         "standard under an hour, full hours. The defaults shown are those of quick",
+     .field = TANDEM_FIELD(sweep.preset),
+     .choices = "quick|standard|full"},
+    {"sweep.items",
+     "prompts with answers (prompts.h: answer, check), as in `prompts`: quality is exact match",
+     TANDEM_FIELD(sweep.items)},
+    {"sweep.texts", "prompts without: quality is the target's log-probability of what is written",
+     TANDEM_FIELD(sweep.texts)},
+    {"sweep.rules",
+     "rules, each a curve: a name, or {name: token_v3, alpha: [0.3, 0.7]} with values to try instead of "
+     "those that tandem rules info suggests",
+     TANDEM_FIELD(sweep.rules)},
+    {"sweep.min_p",
+     "lossless speculation with both laws cut off at these sampling.min_p (T > 0): what rules that truncate "
+     "are compared with",
+     TANDEM_FIELD(sweep.min_p), 0, 1},
+    {"sweep.temperatures", "each is a set of charts", TANDEM_FIELD(sweep.temperatures), 0, 100},
+    {"sweep.gammas", "each is a set of charts", TANDEM_FIELD(sweep.gammas), 1, kMaxGamma - 1},
+    {"sweep.seeds", "repetitions of every cell with T > 0", TANDEM_FIELD(sweep.seeds), 0, kInt32Max},
+    {"sweep.items_per_category", "the first items of each category; 0: all",
+     TANDEM_FIELD(sweep.items_per_category), 0, kInt32Max},
+    {"sweep.max_texts", "the first texts; 0: all", TANDEM_FIELD(sweep.max_texts), 0, kInt32Max},
+    {"sweep.text_tokens", "longest output of a text", TANDEM_FIELD(sweep.text_tokens), 1, kInt32Max},
+    {"sweep.latency_per_category",
+     "of each category, the prompts that run alone (batch 1), in turns with the target alone, for the "
+     "relative latency",
+     TANDEM_FIELD(sweep.latency_per_category), 1, kInt32Max},
+    {"sweep.tv_positions", "positions of the texts' outputs at which the rule's law is compared; 0: none",
+     TANDEM_FIELD(sweep.tv_positions), 0, kInt32Max},
+    {"sweep.batch", "sequences that run at once where quality is measured", TANDEM_FIELD(sweep.batch), 1,
+     1024},
 };
 
 #undef TANDEM_FIELD
@@ -160,7 +199,14 @@ struct ExpectationOf {
   }
   std::string operator()(Path*) const { return *key.choices != 0 ? "a path or none" : "a path"; }
   std::string operator()(std::vector<std::string>*) const { return "a list of texts"; }
-  std::string operator()(std::vector<int32_t>*) const { return "a list of token ids"; }
+  std::string operator()(std::vector<int32_t>*) const {
+    if (*key.choices != 0) return absl::StrCat("a list of ", key.choices, "s");
+    return absl::StrCat("a list of whole numbers", RangeText(key, kInt32Max));
+  }
+  std::string operator()(std::vector<double>*) const {
+    return absl::StrCat("a list of numbers", RangeText(key, HUGE_VAL));
+  }
+  std::string operator()(std::vector<RuleGrid>*) const { return "a list of rules"; }
   std::string operator()(PromptConfig*) const { return "a text, a list of prompts, or {file: FILE.jsonl}"; }
 };
 
@@ -185,6 +231,16 @@ struct ValueText {
   }
   std::string operator()(const std::vector<int32_t>* value) const {
     return absl::StrCat("[", absl::StrJoin(*value, ", "), "]");
+  }
+  std::string operator()(const std::vector<double>* value) const {
+    std::vector<std::string> items;
+    for (const double item : *value) items.push_back(ShortestNumber(item));
+    return Flow(items);
+  }
+  std::string operator()(const std::vector<RuleGrid>* value) const {
+    std::vector<std::string> items;
+    for (const RuleGrid& item : *value) items.push_back(YamlValue(item));
+    return Flow(items);
   }
   std::string operator()(const PromptConfig* value) const {
     if (!value->file.text.empty()) return absl::StrCat("{file: ", YamlText(value->file.text), "}");
@@ -220,6 +276,7 @@ std::vector<std::string> KeyNamesIn(const std::string& section) {
 
 bool IsInUse(const ConfigKey& key, const Config& config) {
   if (absl::StartsWith(key.path, "draft.ngram.")) return config.draft_kind == DraftKind::kNgram;
+  if (absl::StartsWith(key.path, "sweep.")) return HasSweep(config);
   if (absl::StartsWith(key.path, "draft.")) return config.draft_kind == DraftKind::kModel;
   const CascadeConfig& cascade = config.cascade;
   const std::string_view path = key.path;
@@ -254,6 +311,12 @@ std::string YamlValue(const Prompt& prompt) {
   if (!prompt.category.empty()) fields.push_back(absl::StrCat("category: ", YamlText(prompt.category)));
   if (prompt.max_new_tokens) fields.push_back(absl::StrCat("max_new_tokens: ", *prompt.max_new_tokens));
   if (prompt.seed) fields.push_back(absl::StrCat("seed: ", *prompt.seed));
+  if (prompt.answer) {
+    fields.push_back(absl::StrCat("answer: ", YamlText(*prompt.answer)));
+    const std::string mark =
+        prompt.check.mark.empty() ? "" : absl::StrCat(", mark: ", YamlText(prompt.check.mark));
+    fields.push_back(absl::StrCat("check: {kind: ", Name(prompt.check.kind), mark, "}"));
+  }
   fields.push_back(prompt.text
                        ? absl::StrCat("prompt: ", YamlText(*prompt.text))
                        : absl::StrCat("prompt_token_ids: [", absl::StrJoin(*prompt.token_ids, ", "), "]"));

@@ -15,7 +15,8 @@ namespace tandem {
 
 // The member behind a key; its type is the type of value that the key takes.
 using ConfigField = std::variant<bool*, int32_t*, int64_t*, uint64_t*, double*, std::string*, Path*,
-                                 std::vector<std::string>*, std::vector<int32_t>*, PromptConfig*>;
+                                 std::vector<std::string>*, std::vector<int32_t>*, std::vector<double>*,
+                                 PromptConfig*, std::vector<RuleGrid>*>;
 
 struct ConfigKey {
   const char* path;
@@ -23,9 +24,10 @@ struct ConfigKey {
   ConfigField (*field)(Config&);
   double min = 0;  // of numbers; the ends belong to the range
   double max = 0;
-  bool above_min = false;    // `min` itself does not belong
-  const char* choices = "";  // of texts: "a|b"; empty: any. Of paths: "none" if it may be absent
-  const char* alias = "";    // a second spelling of the path
+  bool above_min = false;  // `min` itself does not belong
+  // Of texts: "a|b"; empty: any. Of paths: "none" if it may be absent. Of lists of numbers: what a number is.
+  const char* choices = "";
+  const char* alias = "";  // a second spelling of the path
 };
 
 std::span<const ConfigKey> ConfigKeys();

@@ -95,7 +95,7 @@ std::string ConfigHelp() {
     std::string help = absl::StrCat(key.help, " (", Expectation(key));
     if (path == "target.model") {
       help += "; required)";
-    } else if (path == "prompts") {
+    } else if (path == "prompts" || path == "sweep.items" || path == "sweep.texts") {
       help = key.help;
     } else {
       absl::StrAppend(&help, "; default ", YamlValue(key, defaults), ")");

@@ -19,8 +19,11 @@ namespace {
 using Json = nlohmann::json;
 
 std::vector<std::string> Fields() {
-  return {"prompt", "prompt_token_ids", "id", "category", "max_new_tokens", "seed"};
+  return {"prompt", "prompt_token_ids", "id", "category", "max_new_tokens", "seed", "answer", "check"};
 }
+
+constexpr CheckKind kCheckKinds[] = {CheckKind::kExact, CheckKind::kAfter, CheckKind::kLastNumber,
+                                     CheckKind::kJson};
 
 // One prompt's fields as they are read, from JSON or YAML; the rules about them are the same.
 class PromptBuilder {
@@ -46,6 +49,27 @@ class PromptBuilder {
     if (ids.empty() && ok_) Complain(where, "prompt_token_ids: empty; expected at least one id");
     prompt_.token_ids = std::move(ids);
   }
+  void Answer(const Where& where, std::string answer) {
+    if (answer.empty()) Complain(where, "answer: empty; expected some text");
+    prompt_.answer = std::move(answer);
+  }
+  void Check(const Where& where, const std::string& kind, std::optional<std::string> mark) {
+    std::vector<std::string> names;
+    for (const CheckKind one : kCheckKinds) {
+      names.push_back(Name(one));
+      if (names.back() == kind) prompt_.check.kind = one;
+    }
+    if (kind != Name(prompt_.check.kind)) {
+      return Complain(where, absl::StrCat("check.kind: expected ", absl::StrJoin(names, " or "), ", got ",
+                                          kind, Suggestion(kind, names)));
+    }
+    const bool wants_mark = prompt_.check.kind == CheckKind::kAfter;
+    if (wants_mark && (!mark || mark->empty()))
+      return Complain(where, "check: kind after needs a mark, the text that the answer follows");
+    if (!wants_mark && mark) return Complain(where, absl::StrCat("check.mark: kind ", kind, " has no mark"));
+    prompt_.check.mark = mark.value_or("");
+    has_check_ = true;
+  }
   Prompt& prompt() { return prompt_; }
 
   // Adds the prompt if everything about it was right.
@@ -55,6 +79,8 @@ class PromptBuilder {
     } else if (!prompt_.text && !prompt_.token_ids && ok_) {
       Complain(prompt_.where, "expected prompt or prompt_token_ids, got neither");
     }
+    if (has_check_ && !prompt_.answer && ok_)
+      Complain(prompt_.where, "check: there is no answer to compare with");
     if (ok_) prompts->push_back(std::move(prompt_));
   }
 
@@ -62,12 +88,14 @@ class PromptBuilder {
   const std::string name_;  // "prompts[3]." or nothing: what stands before a field's name in a complaint
   std::vector<Complaint>* complaints_;
   Prompt prompt_;
+  bool has_check_ = false;
   bool ok_ = true;
 };
 
 constexpr const char* kIdExpected = "expected a text or a whole number";
 constexpr const char* kMaxNewExpected = "max_new_tokens: expected a whole number, at least 1, got ";
 constexpr const char* kSeedExpected = "seed: expected a whole number from 0 to 2^64 - 1, got ";
+constexpr const char* kCheckExpected = "check: expected a map such as {kind: exact}, got ";
 constexpr const char* kIdsExpected = "prompt_token_ids: expected a list of whole numbers from 0, got ";
 
 // Gives ids to the prompts that have none and refuses an id that two have.
@@ -91,6 +119,24 @@ std::string Short(const Json& value) {
   std::string text = value.dump(-1, ' ', true);
   if (text.size() > 40) text = text.substr(0, 40) + "...";
   return text;
+}
+
+void ReadJsonCheck(const Json& value, const Where& where, PromptBuilder& builder) {
+  if (!value.is_object() || !value.contains("kind")) {
+    return builder.Complain(where, absl::StrCat(kCheckExpected, Short(value)));
+  }
+  std::optional<std::string> mark;
+  for (const auto& [key, field] : value.items()) {
+    if (key != "kind" && key != "mark") {
+      builder.Complain(where,
+                       absl::StrCat("check.", key, ": unknown field", Suggestion(key, {"kind", "mark"})));
+    } else if (!field.is_string()) {
+      builder.Complain(where, absl::StrCat("check.", key, ": expected a text, got ", Short(field)));
+    } else if (key == "mark") {
+      mark = field.get<std::string>();
+    }
+  }
+  if (value["kind"].is_string()) builder.Check(where, value["kind"].get<std::string>(), mark);
 }
 
 void ReadJsonField(const std::string& key, const Json& value, const Where& where, PromptBuilder& builder) {
@@ -131,6 +177,12 @@ void ReadJsonField(const std::string& key, const Json& value, const Where& where
     if (!value.is_number_unsigned())
       return builder.Complain(where, absl::StrCat(kSeedExpected, Short(value)));
     prompt.seed = value.get<uint64_t>();
+  } else if (key == "answer") {
+    if (!value.is_string())
+      return builder.Complain(where, absl::StrCat("answer: expected a text, got ", Short(value)));
+    builder.Answer(where, value.get<std::string>());
+  } else if (key == "check") {
+    ReadJsonCheck(value, where, builder);
   } else {
     builder.Complain(where, absl::StrCat(key, ": unknown field", Suggestion(key, Fields())));
   }
@@ -187,6 +239,24 @@ void ReadYamlIds(const YamlNode& node, PromptBuilder& builder) {
   builder.Ids(node.where, std::move(ids));
 }
 
+void ReadYamlCheck(const YamlNode& node, PromptBuilder& builder) {
+  const YamlNode* kind = node.kind == YamlNode::Kind::kMap ? node.Find("kind") : nullptr;
+  if (kind == nullptr) return builder.Complain(node.where, absl::StrCat(kCheckExpected, node.Describe()));
+  std::optional<std::string> mark;
+  for (const YamlEntry& entry : node.entries) {
+    if (entry.key != "kind" && entry.key != "mark") {
+      builder.Complain(entry.where, absl::StrCat("check.", entry.key, ": unknown key",
+                                                 Suggestion(entry.key, {"kind", "mark"})));
+    } else if (entry.value.kind != YamlNode::Kind::kScalar) {
+      builder.Complain(entry.value.where,
+                       absl::StrCat("check.", entry.key, ": expected a text, got ", entry.value.Describe()));
+    } else if (entry.key == "mark") {
+      mark = entry.value.text;
+    }
+  }
+  if (kind->kind == YamlNode::Kind::kScalar) builder.Check(kind->where, kind->text, mark);
+}
+
 void ReadYamlField(const YamlEntry& entry, PromptBuilder& builder) {
   Prompt& prompt = builder.prompt();
   const YamlNode& value = entry.value;
@@ -215,6 +285,11 @@ void ReadYamlField(const YamlEntry& entry, PromptBuilder& builder) {
     if (!ReadWhole<uint64_t>(value, 0, &number))
       return builder.Complain(value.where, kSeedExpected + value.Describe());
     prompt.seed = number;
+  } else if (entry.key == "answer") {
+    if (!is_text) return expected("a text");
+    builder.Answer(value.where, value.text);
+  } else if (entry.key == "check") {
+    ReadYamlCheck(value, builder);
   } else {
     builder.Complain(entry.where, absl::StrCat(entry.key, ": unknown key", Suggestion(entry.key, Fields())));
   }
@@ -263,33 +338,48 @@ std::vector<Prompt> ParsePromptLines(std::string_view text, const std::string& f
 }
 
 std::vector<Prompt> ReadPromptFile(const std::string& path, const Where& named_at,
-                                   std::vector<Complaint>* complaints) {
+                                   std::vector<Complaint>* complaints, const std::string& key) {
   std::ifstream stream(path, std::ios::binary);
   std::ostringstream text;
   if (stream) text << stream.rdbuf();
   if (!stream || text.fail()) {
     complaints->push_back(
-        {named_at, absl::StrCat("prompts.file: ", path, ": no such file, or it cannot be read")});
+        {named_at, absl::StrCat(key, ".file: ", path, ": no such file, or it cannot be read")});
     return {};
   }
   return ParsePromptLines(text.str(), path, complaints);
 }
 
-std::vector<Prompt> ParsePromptNode(const YamlNode& node, std::vector<Complaint>* complaints) {
+std::vector<Prompt> ParsePromptNode(const YamlNode& node, std::vector<Complaint>* complaints,
+                                    const std::string& key) {
   std::vector<Prompt> prompts;
   if (node.kind == YamlNode::Kind::kScalar) {
-    ParseItem(node, "prompts: ", &prompts, complaints);
+    ParseItem(node, key + ": ", &prompts, complaints);
   } else if (node.kind != YamlNode::Kind::kList) {
     complaints->push_back(
-        {node.where, absl::StrCat("prompts: expected a text, a list of prompts, or {file: FILE.jsonl}, got ",
+        {node.where, absl::StrCat(key, ": expected a text, a list of prompts, or {file: FILE.jsonl}, got ",
                                   node.Describe())});
   } else {
     for (size_t i = 0; i < node.items.size(); ++i) {
-      ParseItem(node.items[i], absl::StrCat("prompts[", i, "]: "), &prompts, complaints);
+      ParseItem(node.items[i], absl::StrCat(key, "[", i, "]: "), &prompts, complaints);
     }
   }
   NamePrompts(prompts, complaints);
   return prompts;
+}
+
+const char* Name(CheckKind kind) {
+  switch (kind) {
+    case CheckKind::kExact:
+      return "exact";
+    case CheckKind::kAfter:
+      return "after";
+    case CheckKind::kLastNumber:
+      return "last_number";
+    case CheckKind::kJson:
+      return "json";
+  }
+  return "";
 }
 
 }  // namespace tandem

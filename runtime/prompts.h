@@ -2,7 +2,14 @@
 // lines.
 //
 // A line of the file is one object: `prompt` (text) or `prompt_token_ids`, and, all optional, `id`,
-// `category`, `max_new_tokens`, `seed`. Blank lines are skipped.
+// `category`, `max_new_tokens`, `seed`, `answer`, `check`. Blank lines are skipped.
+//
+// `answer` is a right answer, and `check` says how an output is compared with it (`tandem sweep` does):
+//   {"kind": "exact"}          the same text, but for white space at both ends; the default
+//   {"kind": "after", "mark": "The answer is"}   what follows the mark's last occurrence (the whole text if
+//                              there is none), without white space at both ends and full stops at its end
+//   {"kind": "last_number"}    the last number in the text; commas between its digits do not matter
+//   {"kind": "json"}           the same JSON value, whatever the order of keys and the white space
 #ifndef TANDEM_RUNTIME_PROMPTS_H_
 #define TANDEM_RUNTIME_PROMPTS_H_
 
@@ -16,6 +23,13 @@
 
 namespace tandem {
 
+enum class CheckKind { kExact, kAfter, kLastNumber, kJson };
+
+struct AnswerCheck {
+  CheckKind kind = CheckKind::kExact;
+  std::string mark;  // kAfter
+};
+
 struct Prompt {
   std::string id;                   // unique; without one of its own, its number from 1
   std::string category;             // reports group by it
@@ -23,6 +37,8 @@ struct Prompt {
   std::optional<std::vector<int32_t>> token_ids;
   std::optional<int32_t> max_new_tokens;  // else the configuration's
   std::optional<uint64_t> seed;           // else the configuration's
+  std::optional<std::string> answer;
+  AnswerCheck check;
   Where where;
 };
 
@@ -31,11 +47,14 @@ std::vector<Prompt> ParsePromptLines(std::string_view text, const std::string& f
                                      std::vector<Complaint>* complaints);
 // The same of a file on disk.
 std::vector<Prompt> ReadPromptFile(const std::string& path, const Where& named_at,
-                                   std::vector<Complaint>* complaints);
+                                   std::vector<Complaint>* complaints, const std::string& key = "prompts");
 
-// Reads `prompts` of a configuration: a text, or a list of texts, of lists of token ids, or of maps with the
+// Reads `prompts` of a configuration, or another key that holds prompts: a text, or a list of texts, of lists of token ids, or of maps with the
 // fields of a line.
-std::vector<Prompt> ParsePromptNode(const YamlNode& node, std::vector<Complaint>* complaints);
+std::vector<Prompt> ParsePromptNode(const YamlNode& node, std::vector<Complaint>* complaints,
+                                    const std::string& key = "prompts");
+
+const char* Name(CheckKind kind);  // "exact", ...
 
 }  // namespace tandem
 

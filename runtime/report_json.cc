@@ -12,6 +12,7 @@
 
 #include "runtime/config_keys.h"
 #include "runtime/metrics_help.h"
+#include "runtime/sweep_config.h"
 #include "runtime/version.h"
 
 namespace tandem {
@@ -53,6 +54,11 @@ struct JsonOfField {
     return value->text.empty() ? OrderedJson(nullptr) : OrderedJson(value->text);
   }
   OrderedJson operator()(const PromptConfig* value) const { return PromptsJson(*value); }
+  OrderedJson operator()(const std::vector<RuleGrid>* value) const {
+    OrderedJson list = OrderedJson::array();
+    for (const RuleGrid& grid : *value) list.push_back(YamlValue(grid));
+    return list;
+  }
 };
 
 // json["a"]["b"] of "a.b".

@@ -24,6 +24,12 @@ std::vector<Command> MakeCommands() {
   const std::vector<Flag> bench = {
       {"--repetitions", "N",
        "times that each side runs all prompts after the warm-up, at least 3 (default 3)"}};
+  const std::vector<Flag> sweep = {
+      {"--preset", "NAME", "quick, standard or full: the same as --set sweep.preset=NAME (default quick)"},
+      {"--out", "DIR", "folder of the results (default: CONFIG's name with .sweep, in the current folder)"},
+      {"--list", "", "print the cells that would run, and how many are done, and stop"}};
+  const std::vector<Flag> report = {
+      {"--out", "FILE.html", "where the report goes, its charts beside it (default: beside RESULTS)"}};
   const std::vector<Flag> info = {{"--check-weights", "", "read every weight and look for NaN and infinity"}};
   return {
       {"run", "CONFIG", "generate from a configuration's prompts, then report",
@@ -35,6 +41,30 @@ std::vector<Command> MakeCommands() {
        "exact and\n"
        "they differ, the exit code is 6.",
        Joined(RunFlags(), bench), RunBench},
+      {"sweep", "CONFIG", "quality against cost: every rule of a grid, a curve per rule",
+       "Runs the grid that CONFIG's section `sweep` describes (tandem help config): rules and their "
+       "parameters, "
+       "temperatures,\n"
+       "gammas, seeds, on items with answers and on texts; and, on the same axes, the target alone, the "
+       "draft "
+       "alone, lossless\n"
+       "speculation, and lossless speculation with both laws cut off by min-p. DIR gets results.jsonl (a "
+       "line per "
+       "finished\n"
+       "cell), results.csv, report.html and its charts as .svg. Stopped (Ctrl-C) and started again, it goes "
+       "on "
+       "where it\n"
+       "stopped: a cell whose models, prompts, configuration, program version and machine are the same is "
+       "not run "
+       "again.\n"
+       "tandem help metrics defines the figures.",
+       Joined(sweep, ConfigFlags()), RunSweep},
+      {"report", "RESULTS", "draw the report of a sweep again",
+       "RESULTS: a sweep's folder or its results.jsonl. Writes one HTML file that needs no network, its "
+       "charts as "
+       ".svg files,\n"
+       "and results.csv.",
+       report, RunReport},
       {"config check", "CONFIG", "read a configuration and say what is wrong with it", "", ConfigFlags(),
        RunConfigCheck},
       {"config print", "CONFIG", "show every resolved value and where it came from", "", ConfigFlags(),
@@ -125,26 +155,33 @@ std::span<const Command> Commands() {
   return commands;
 }
 
-int ReadConfig(const Args& args, Config* config) {
+int ReadOverrides(const Args& args, std::vector<Override>* overrides) {
   if (args.Has("--prompt") && args.Has("--prompts"))
     return UsageError("--prompt and --prompts: give one of them");
-  std::vector<Override> overrides;
   for (const auto& [flag, value] : args.ordered()) {
     const std::string given = absl::StrCat(flag, " ", value);
     if (flag == "--set") {
       absl::StatusOr<Override> set = ParseSet(value);
       if (!set.ok()) return Fail(set.status(), kExitUsage);
-      overrides.push_back(*std::move(set));
+      overrides->push_back(*std::move(set));
     } else if (flag == "--prompt") {
-      overrides.push_back({"prompts", value, true, flag});
+      overrides->push_back({"prompts", value, true, flag});
     } else if (flag == "--prompts") {
-      overrides.push_back({"prompts.file", value, true, given});
+      overrides->push_back({"prompts.file", value, true, given});
+    } else if (flag == "--preset") {
+      overrides->push_back({"sweep.preset", value, true, given});
     } else if (flag == "--json" && value != "-") {
-      overrides.push_back({"report.json", value, true, given});
+      overrides->push_back({"report.json", value, true, given});
     }
   }
   if (args.Has("--require-lossless"))
-    overrides.push_back({"require_lossless", "true", false, "--require-lossless"});
+    overrides->push_back({"require_lossless", "true", false, "--require-lossless"});
+  return kExitOk;
+}
+
+int ReadConfig(const Args& args, Config* config) {
+  std::vector<Override> overrides;
+  if (const int code = ReadOverrides(args, &overrides); code != kExitOk) return code;
   absl::StatusOr<Config> loaded = LoadConfig(args.operand(0), overrides);
   if (!loaded.ok()) return Fail(loaded.status(), kExitConfig);
   *config = *std::move(loaded);

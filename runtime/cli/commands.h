@@ -13,6 +13,8 @@ namespace tandem {
 
 int RunGenerate(const Args& args);     // run CONFIG
 int RunBench(const Args& args);        // bench CONFIG
+int RunSweep(const Args& args);        // sweep CONFIG
+int RunReport(const Args& args);       // report RESULTS
 int RunConfigCheck(const Args& args);  // config check CONFIG
 int RunConfigPrint(const Args& args);  // config print CONFIG
 int RunInfo(const Args& args);         // info FOLDER
@@ -27,8 +29,10 @@ std::span<const Command> Commands();
 // "tandem: ..." and a line for every command.
 std::string Overview();
 
-// Reads the configuration that a command's operand and flags name: --set, --prompt, --prompts, --json,
+// What a command's flags replace in a configuration: --set, --prompt, --prompts, --preset, --json,
 // --require-lossless. Returns kExitOk, or the exit code, having said what is wrong.
+int ReadOverrides(const Args& args, std::vector<Override>* overrides);
+// Reads the configuration that a command's operand names, with its flags' overrides. Returns kExitOk, or the exit code, having said what is wrong.
 int ReadConfig(const Args& args, Config* config);
 // The flags that it reads; of commands that run prompts, or of every command with a configuration.
 std::vector<Flag> ConfigFlags();

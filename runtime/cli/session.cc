@@ -30,6 +30,14 @@ int OpenSession(const Args& args, Session* session) {
                      args.operand(0)));
     return kExitUsage;
   }
+  if (const int code = OpenPair(session); code != kExitOk) return code;
+  absl::StatusOr<std::vector<Request>> requests = MakeRequests(session->config, session->pair);
+  if (!requests.ok()) return Fail(requests.status(), kExitConfig);
+  session->requests = *std::move(requests);
+  return kExitOk;
+}
+
+int OpenPair(Session* session) {
   const absl::StatusOr<GenerationDefaults> defaults = ApplyGenerationDefaults(&session->config);
   if (!defaults.ok()) return FailedModel(defaults.status());
   const auto begin = std::chrono::steady_clock::now();
@@ -39,9 +47,6 @@ int OpenSession(const Args& args, Session* session) {
   const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
   for (const std::string& warning : session->pair.warnings) Warn(warning);
   Log(absl::StrCat("models loaded in ", FormatMs(took.count())));
-  absl::StatusOr<std::vector<Request>> requests = MakeRequests(session->config, session->pair);
-  if (!requests.ok()) return Fail(requests.status(), kExitConfig);
-  session->requests = *std::move(requests);
   return kExitOk;
 }
 

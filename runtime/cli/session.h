@@ -1,4 +1,4 @@
-// What `run` and `bench` share: a configuration made into a loaded pair and its requests, and engines over
+// What `run`, `bench` and `sweep` share: a configuration made into a loaded pair and its requests, and engines over
 // them.
 #ifndef TANDEM_RUNTIME_CLI_SESSION_H_
 #define TANDEM_RUNTIME_CLI_SESSION_H_
@@ -22,6 +22,8 @@ struct Session {
 
 // Each returns kExitOk, or the exit code, having said what is wrong.
 int OpenSession(const Args& args, Session* session);
+// The pair of a configuration that has been read; no prompts.
+int OpenPair(Session* session);
 // An engine over the pair, or over its target alone.
 int MakeEngine(const Session& session, bool target_alone, std::unique_ptr<Engine>* engine);
 // The same, or the query cascade that the configuration asks for.

@@ -1,0 +1,4 @@
+#include "runtime/sweep/html_report.h"
+namespace tandem {
+SweepReport MakeSweepReport(const SweepResults&) { return {}; }
+}  // namespace tandem
