@@ -132,6 +132,7 @@ struct SweepConfig {
   int32_t max_texts = 12;
   int32_t text_tokens = 48;
   int32_t latency_per_category = 1;
+  int32_t latency_repetitions = 3;
   int32_t tv_positions = 64;
   int32_t batch = 32;
 };

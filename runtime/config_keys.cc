@@ -170,6 +170,8 @@ const ConfigKey kKeys[] = {
      "of each category, the prompts that run alone (batch 1), in turns with the target alone, for the "
      "relative latency",
      TANDEM_FIELD(sweep.latency_per_category), 1, kInt32Max},
+    {"sweep.latency_repetitions", "times that each of them runs; the fastest counts, on either side",
+     TANDEM_FIELD(sweep.latency_repetitions), 1, 1000},
     {"sweep.tv_positions", "positions of the texts' outputs at which the rule's law is compared; 0: none",
      TANDEM_FIELD(sweep.tv_positions), 0, kInt32Max},
     {"sweep.batch", "sequences that run at once where quality is measured", TANDEM_FIELD(sweep.batch), 1,

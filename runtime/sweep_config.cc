@@ -23,7 +23,7 @@ struct Preset {
   std::vector<const char*> rules;
   std::vector<double> min_p, temperatures;
   std::vector<int32_t> gammas, seeds;
-  int32_t items_per_category, max_texts, text_tokens, latency_per_category, tv_positions;
+  int32_t items_per_category, max_texts, text_tokens, latency_per_category, latency_repetitions, tv_positions;
 };
 
 // `quick` is the initial value of SweepConfig.
@@ -33,19 +33,21 @@ std::vector<Preset> OtherPresets() {
     // `greedy` and `sample_match` have no parameter and are no frontier; `lossless` is among the baselines.
     if (entry.info->n_params() > 0) all.push_back(entry.info->name);
   }
-  return {{"standard",
-           {"chow", "diff", "opt", "token_v1", "token_v2", "token_v3", "lossy_sd", "lenience", "mentored",
-            "bild"},
-           {0.9, 0.7, 0.5, 0.3, 0.1},
-           {0, 1},
-           {5},
-           {1, 2, 3},
-           40,
-           32,
-           64,
-           1,
-           192},
-          {"full", all, {0.9, 0.7, 0.5, 0.3, 0.1}, {0, 0.5, 1}, {1, 3, 5, 8}, {1, 2, 3}, 0, 0, 128, 3, 512}};
+  return {
+      {"standard",
+       {"chow", "diff", "opt", "token_v1", "token_v2", "token_v3", "lossy_sd", "lenience", "mentored",
+        "bild"},
+       {0.9, 0.7, 0.5, 0.3, 0.1},
+       {0, 1},
+       {5},
+       {1, 2, 3},
+       40,
+       32,
+       64,
+       1,
+       5,
+       192},
+      {"full", all, {0.9, 0.7, 0.5, 0.3, 0.1}, {0, 0.5, 1}, {1, 3, 5, 8}, {1, 2, 3}, 0, 0, 128, 3, 5, 512}};
 }
 
 struct KnownGrid {
@@ -266,6 +268,7 @@ void ApplyPreset(Config* config) {
     apply("sweep.max_texts", &sweep.max_texts, preset.max_texts);
     apply("sweep.text_tokens", &sweep.text_tokens, preset.text_tokens);
     apply("sweep.latency_per_category", &sweep.latency_per_category, preset.latency_per_category);
+    apply("sweep.latency_repetitions", &sweep.latency_repetitions, preset.latency_repetitions);
     apply("sweep.tv_positions", &sweep.tv_positions, preset.tv_positions);
   }
 }

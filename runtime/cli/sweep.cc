@@ -127,9 +127,7 @@ int Prepare(const Args& args, Sweep* sweep) {
   if (const int code = OpenPair(&sweep->session); code != kExitOk) return code;
 
   const Pair& pair = sweep->session.pair;
-  SweepContext context{.prompts = sweep->prompts,
-                       .latency_per_category = sweep->session.config.sweep.latency_per_category,
-                       .tv_positions = sweep->session.config.sweep.tv_positions};
+  SweepContext context{.prompts = sweep->prompts, .settings = sweep->session.config.sweep};
   context.machine =
       absl::StrCat(CpuName(), ", ", MakeEngineOptions(sweep->session.config).n_threads, " threads");
   for (const ModelSpec* model : {&pair.spec.target, pair.spec.draft ? &*pair.spec.draft : nullptr}) {
@@ -206,8 +204,8 @@ int WriteReport(const std::string& results_path, const std::string& html) {
   const fs::path folder = fs::absolute(html).parent_path();
   const SweepReport report = MakeSweepReport(*results);
   absl::Status status = WriteText(html, report.html);
-  for (const auto& [name, svg] : report.charts) {
-    if (status.ok()) status = WriteText((folder / (name + ".svg")).string(), svg);
+  for (const NamedChart& chart : report.charts) {
+    if (status.ok()) status = WriteText((folder / (chart.name + ".svg")).string(), chart.svg);
   }
   if (status.ok()) status = WriteText((folder / "results.csv").string(), ResultsCsv(*results));
   if (status.ok()) status = Print(report.text);

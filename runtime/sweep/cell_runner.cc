@@ -89,7 +89,8 @@ CellRunner::CellRunner(const Config& config, const Pair& pair, SweepPrompts prom
 int64_t CellRunner::n_requests() const {
   size_t n = 0;
   for (const std::vector<Prompt>* prompts : {&prompts_.items, &prompts_.texts}) {
-    n += prompts->size() + 2 * FirstOfEachCategory(*prompts, config_.sweep.latency_per_category).size();
+    const size_t n_single = FirstOfEachCategory(*prompts, config_.sweep.latency_per_category).size();
+    n += prompts->size() + 2 * config_.sweep.latency_repetitions * n_single;
   }
   return static_cast<int64_t>(n);
 }
@@ -164,13 +165,20 @@ absl::StatusOr<Figures> CellRunner::Measure(const Cell& cell, const std::vector<
   // The first run of an engine touches its memory for the first time: not measured.
   for (Engine* engine : {single_.get(), target_.get()})
     TANDEM_RETURN_IF_ERROR(RunOne(*engine, subset[0], nullptr).status());
-  for (size_t i = 0; i < subset.size(); ++i) {
-    // Neither side always comes first: what one leaves behind (caches, clocks, heat) falls on both.
-    for (const bool target_turn : {i % 2 == 0, i % 2 != 0}) {
-      Engine& engine = target_turn ? *target_ : *single_;
-      TANDEM_ASSIGN_OR_RETURN(const Measured one, RunOne(engine, subset[i], listener));
-      (target_turn ? figures.target_single : figures.single).Add(one);
+  for (const Request& request : subset) {
+    Measured own, targets;
+    for (int32_t r = 0; r < config_.sweep.latency_repetitions; ++r) {
+      // Neither side always comes first: what one leaves behind (caches, clocks, heat) falls on both.
+      for (const bool target_turn : {r % 2 == 0, r % 2 != 0}) {
+        Engine& engine = target_turn ? *target_ : *single_;
+        Measured& fastest = target_turn ? targets : own;
+        TANDEM_ASSIGN_OR_RETURN(Measured one, RunOne(engine, request, listener));
+        // The same tokens every time: what is slower was disturbed from outside.
+        if (r == 0 || one.elapsed_s < fastest.elapsed_s) fastest = std::move(one);
+      }
     }
+    figures.single.Add(own);
+    figures.target_single.Add(targets);
   }
   return figures;
 }
@@ -205,6 +213,7 @@ void CellRunner::ScoreTexts(const Cell& cell, const std::vector<RequestResult>& 
   for (const RequestResult& text : results) {
     if (text.token_ids.empty()) continue;
     const LawBuffer target = target_scorer_->Score(text.request.prompt, text.token_ids);
+    const double sum_before = result->log_prob_sum;
     std::vector<int64_t> rows;  // every so many positions of all texts together
     for (size_t i = 0; i < text.token_ids.size(); ++i) {
       result->log_prob_sum +=
@@ -212,6 +221,8 @@ void CellRunner::ScoreTexts(const Cell& cell, const std::vector<RequestResult>& 
       const int64_t at = result->n_log_probs++;
       if ((at + 1) * n_tv / n_tokens > at * n_tv / n_tokens) rows.push_back(static_cast<int64_t>(i));
     }
+    result->log_prob_of_text.push_back((result->log_prob_sum - sum_before) /
+                                       static_cast<double>(text.token_ids.size()));
     result->n_tv += static_cast<int64_t>(rows.size());
     if (cell.kind == CellKind::kTargetAlone || rows.empty()) continue;  // its own law: distance 0
     LawBuffer draft = draft_scorer_->Score(text.request.prompt, text.token_ids);

@@ -2,7 +2,7 @@
 // an engine is made once for the cells that differ in temperature or seed only.
 //
 // Of every cell: all items and texts in batches, for quality and counts; then some of them one at a time (batch 1),
-// each in turns with the target alone, for latency. One thread calls it.
+// each in turns with the target alone and several times, for latency. One thread calls it.
 #ifndef TANDEM_RUNTIME_SWEEP_CELL_RUNNER_H_
 #define TANDEM_RUNTIME_SWEEP_CELL_RUNNER_H_
 
@@ -24,7 +24,7 @@ namespace tandem {
 // What was measured of a cell on items, or on texts.
 struct Figures {
   Measured batched;
-  Measured single;         // batch 1
+  Measured single;         // batch 1: of every prompt the fastest of its runs
   Measured target_single;  // the target alone on the same prompts, in turns with it
 };
 
@@ -41,6 +41,7 @@ struct CellResult {
   // Over the tokens of all texts' outputs: the sum of log p1, the target's law at temperature 1 with nothing cut off.
   double log_prob_sum = 0;
   int64_t n_log_probs = 0;
+  std::vector<double> log_prob_of_text;  // the mean over each text's tokens
   // TV of the rule's law to the target's at some of these positions; none of a rule or drafter without a law.
   double tv_sum = 0;
   int64_t n_tv = 0;

@@ -3,17 +3,17 @@
 #define TANDEM_RUNTIME_SWEEP_HTML_REPORT_H_
 
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "runtime/sweep/report_charts.h"
 #include "runtime/sweep/results.h"
 
 namespace tandem {
 
 struct SweepReport {
   std::string html;
-  std::vector<std::pair<std::string, std::string>> charts;  // {name of the file without .svg, SVG}
-  std::string text;                                         // for a terminal: what each curve reaches
+  std::vector<NamedChart> charts;
+  std::string text;  // for a terminal: what each curve reaches
 };
 
 // REQUIRES: at least one cell.

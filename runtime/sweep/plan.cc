@@ -327,7 +327,9 @@ void NameCells(const SweepContext& context, std::vector<Cell>* cells) {
   shared.Add(absl::StrCat(kResultsVersion, " ", kVersion));
   shared.Add(context.models);
   shared.Add(context.machine);
-  shared.Add(absl::StrCat(context.latency_per_category, " ", context.tv_positions));
+  const SweepConfig& settings = context.settings;
+  shared.Add(absl::StrCat(settings.latency_per_category, " ", settings.latency_repetitions, " ",
+                          settings.tv_positions));
   AddPrompts(context.prompts.items, &shared);
   AddPrompts(context.prompts.texts, &shared);
   for (Cell& cell : *cells) {

@@ -64,8 +64,7 @@ struct SweepContext {
   std::string models;  // FingerprintModel of both
   SweepPrompts prompts;
   std::string machine;
-  int32_t latency_per_category = 0;
-  int32_t tv_positions = 0;
+  SweepConfig settings;  // of these, how latency and TV are measured
 };
 // A checkpoint's identity: names and sizes of its files, and a hash of their first and last 64 KiB. kNotFound.
 absl::StatusOr<std::string> FingerprintModel(const std::string& folder);

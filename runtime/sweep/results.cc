@@ -127,19 +127,25 @@ OrderedJson CellJson(const Cell& cell, const CellResult& result, const std::stri
   if (!result.right.empty()) {
     OrderedJson items = FiguresJson(result.items);
     OrderedJson by_category;
-    double sum = 0;
+    double sum = 0, variance = 0;
     for (const auto& [category, right] : result.right) {
       const double share = static_cast<double>(right.n_right) / static_cast<double>(right.n_items);
       by_category[category] = RoundedJson(share);
       sum += share;
+      variance += share * (1 - share) / static_cast<double>(right.n_items);
     }
-    items["exact_match"] = RoundedJson(sum / static_cast<double>(result.right.size()));
+    // The mean over categories, and its standard error: items are a sample of their category.
+    const double n_categories = static_cast<double>(result.right.size());
+    items["exact_match"] = RoundedJson(sum / n_categories);
+    items["exact_match_se"] = RoundedJson(std::sqrt(variance) / n_categories);
     items["exact_match_by_category"] = std::move(by_category);
     json["items"] = std::move(items);
   }
   if (result.n_log_probs > 0) {
     OrderedJson texts = FiguresJson(result.texts);
     texts["log_prob"] = RoundedJson(result.log_prob_sum / static_cast<double>(result.n_log_probs));
+    texts["log_prob_se"] = RoundedJson(SpreadOf(result.log_prob_of_text).sd /
+                                       std::sqrt(static_cast<double>(result.log_prob_of_text.size())));
     texts["tv"] = RoundedJson(result.tv_sum / static_cast<double>(result.n_tv));
     texts["num_tv_positions"] = result.n_tv;
     json["texts"] = std::move(texts);
@@ -253,10 +259,11 @@ std::string ResultsCsv(const SweepResults& results) {
     if (results.sweep[set].empty()) continue;
     if (set == "items") {
       add("items.exact_match", "/items/exact_match");
+      add("items.exact_match_se", "/items/exact_match_se");
       for (const auto& [category, n] : results.sweep["items"].items())
         add("items.exact_match." + category, "/items/exact_match_by_category/" + category);
     } else {
-      for (const char* name : {"log_prob", "tv"})
+      for (const char* name : {"log_prob", "log_prob_se", "tv"})
         add(absl::StrCat("texts.", name), absl::StrCat("/texts/", name));
     }
     for (const char* name : kBoth) add(absl::StrCat(set, ".", name), absl::StrCat("/", set, "/", name));
