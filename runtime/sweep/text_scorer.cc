@@ -6,6 +6,7 @@
 
 #include "draft/drafter.h"
 #include "kernels/law/law.h"
+#include "runtime/settle.h"
 
 namespace tandem {
 namespace {
@@ -51,7 +52,7 @@ TextScorer::TextScorer(const ModelSpec& model, int32_t max_context, int32_t max_
                             .cache = {.n_slots = 1, .n_tokens = max_context, .max_context = max_context},
                             .max_rows = std::max(kChunk, max_tokens + 1),
                             .n_workers = n_threads}),
-      executor_(StreamMode::kInline, n_threads, 0) {
+      executor_(NewCpuExecutor({.n_threads = n_threads})) {
   const int32_t n_vocab = model.model->shape().n_vocab;
   laws_ = NewLaws(arena_, proposal_.block, n_vocab, n_vocab);
   TANDEM_CHECK(runner_.cache().Reserve(0, max_context));
@@ -66,14 +67,19 @@ LawBuffer TextScorer::Score(std::span<const int32_t> prompt, std::span<const int
   TANDEM_CHECK(!prompt.empty() && !tokens.empty());
   TANDEM_CHECK(prompt.size() + tokens.size() <= static_cast<size_t>(batch_.tokens.stride));
   TANDEM_CHECK(tokens.size() < static_cast<size_t>(proposal_.block));
-  batch_.states[0] = {.live = true, .length = static_cast<int32_t>(prompt.size())};
-  std::copy(prompt.begin(), prompt.end(), batch_.tokens.of(0));
+  const SeqState staged = {.live = true, .length = static_cast<int32_t>(prompt.size())};
+  Admit({.slot = 0,
+         .staged = &staged,
+         .prompt = prompt.data(),
+         .states = batch_.states,
+         .tokens = batch_.tokens,
+         .pages = {runner_.cache().page_row(0)}});
   const auto n_proposed = static_cast<int32_t>(tokens.size()) - 1;  // nothing is asked after the last
   std::copy(tokens.begin(), tokens.begin() + n_proposed, proposal_.tokens);
   proposal_.n_proposed[0] = n_proposed;
-  for (size_t done = 0; done + 1 < prompt.size(); done += kChunk) executor_.Enqueue(prefill_);
-  executor_.Enqueue(score_);
-  executor_.WaitFor(0);
+  for (size_t done = 0; done + 1 < prompt.size(); done += kChunk) executor_->Enqueue(prefill_);
+  executor_->Enqueue(score_);
+  TANDEM_CHECK(executor_->WaitFor(0).ok());
   return laws_;
 }
 
@@ -82,16 +88,21 @@ Law LawOf(const float* logits, int32_t n_vocab, const Sampling& sampling) {
   LawRecord record;
   int32_t zero = 0, one = 1;
   std::vector<float> scratch(n_vocab);
+  std::vector<LawBlock> blocks(NumLawBlocks(n_vocab));
   LawArgs args{};
   args.states = &state;
   args.rows.slot = &zero;
   args.rows.n_logits = &one;
   args.rows.logits_row = &zero;
   args.rows.logits_out = &zero;
-  // The step reads the logits and writes the record only.
-  args.laws = {
-      .logits = const_cast<float*>(logits), .records = &record, .stride = n_vocab, .n_vocab = n_vocab};
+  // The steps read the logits and write blocks and record only.
+  args.laws = {.logits = const_cast<float*>(logits),
+               .records = &record,
+               .blocks = blocks.data(),
+               .stride = n_vocab,
+               .n_vocab = n_vocab};
   args.scratch = scratch.data();
+  LawBlocksCpu({args.states, args.rows, args.laws}, {0, 1});
   LawCpu(args, {0, 1});
   return {logits, n_vocab, record};
 }

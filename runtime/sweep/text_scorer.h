@@ -35,10 +35,10 @@ class TextScorer {
   Program prefill_;
   Program score_;
   LawBuffer laws_;
-  Executor executor_;  // last: it stops before what it uses is gone
+  std::unique_ptr<Executor> executor_;  // last: it stops before what it uses is gone
 };
 
-// The law of a row of logits under `sampling`; it points into the row.
+// The law of a row of logits under `sampling`; it points into the row. Without its blocks: nothing is drawn from it.
 Law LawOf(const float* logits, int32_t n_vocab, const Sampling& sampling);
 
 // The same law as a list, [n_vocab], of p and of p1.

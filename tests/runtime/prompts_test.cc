@@ -66,7 +66,7 @@ TEST(PromptLines, Complaints) {
       {"{\"promt\": \"a\"}", "p.jsonl:1: promt: unknown field; did you mean prompt?"},
       {"{\"prompt\": \"a\", \"zzzzzz\": 1}",
        "p.jsonl:1: zzzzzz: unknown field; expected one of prompt, prompt_token_ids, id, category, "
-       "max_new_tokens, seed"},
+       "max_new_tokens, seed, answer, check"},
       {"{\"prompt\": \"a\", \"prompt\": \"b\"}", "p.jsonl:1: prompt: duplicate field"},
       {"{\"prompt\": \"a\", \"max_new_tokens\": 0}",
        "p.jsonl:1: max_new_tokens: expected a whole number, at least 1, got 0"},
