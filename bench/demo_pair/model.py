@@ -79,6 +79,9 @@ class Attention(nn.Module):
             k, v = cache[0][:, :, :start + t], cache[1][:, :, :start + t]
         n = k.shape[2]
         groups = c.heads // c.kv_heads
+        if t == 1 and mask is None:  # one token sees the whole cache: its heads are queries of their shared keys, unexpanded
+            y = F.scaled_dot_product_attention(q.reshape(b, c.kv_heads, groups, c.head_dim), k, v)
+            return self.o_proj(y.reshape(b, 1, c.heads * c.head_dim))
         k = k[:, :, None].expand(b, c.kv_heads, groups, n, c.head_dim).reshape(b, c.heads, n, c.head_dim)
         v = v[:, :, None].expand(b, c.kv_heads, groups, n, c.head_dim).reshape(b, c.heads, n, c.head_dim)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
@@ -139,13 +142,6 @@ class Llama(nn.Module):
     def logits(self, ids, **kw):
         return F.linear(self.states(ids, **kw), self.embed_tokens.weight)
 
-    def forward(self, ids, targets, weights):
-        """Weighted mean of the cross entropy, in nats."""
-        logits = self.logits(ids)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-        w = weights.flatten()
-        return (loss * w).sum() / w.sum()
-
     @torch.no_grad()
     def greedy(self, prompts, steps, end):
         """The greedy continuation of each prompt (lists of ids), at most `steps` tokens; the end token is kept."""
@@ -179,6 +175,25 @@ class Llama(nn.Module):
                             mask=live[:, None, None, :at + 1])
         rows = torch.stack(out, 1).tolist()
         return [r[:r.index(end) + 1] if end in r else r for r in rows]
+
+    @torch.no_grad()
+    def sample(self, prompts, steps, temperatures):
+        """Prompts (rows of equal length on the device) with `steps` sampled tokens each; temperature 0 is greedy."""
+        c, (b, width) = self.c, prompts.shape
+        dev, dtype = prompts.device, self.embed_tokens.weight.dtype
+        caches = [torch.empty(2, b, c.kv_heads, width + steps, c.head_dim, device=dev, dtype=dtype)
+                  for _ in range(c.layers)]
+        x = self.states(prompts, caches=caches)[:, -1:]
+        out = [prompts]
+        for n in range(steps):
+            logits = F.linear(x, self.embed_tokens.weight)[:, -1].float()
+            gumbel = -torch.empty_like(logits).exponential_().log()
+            nxt = (logits + gumbel * temperatures[:, None]).argmax(-1)[:, None]
+            out.append(nxt)
+            if n + 1 < steps:
+                at = width + n
+                x = self.states(nxt, positions=torch.full_like(nxt, at), caches=caches, start=at)
+        return torch.cat(out, 1)
 
     def tensors(self):
         """Weights in bf16 by their Hugging Face names, in the order of a forward pass."""

@@ -37,14 +37,20 @@ def card(name, log):
                f"{log[name if name in log else 'draft']['max_position_embeddings']} tokens; byte-level BPE of 8192 with single digits, shared by the pair. It is a "
                "toy for measuring speculative decoding: it knows little and invents freely; no safety training.\n")
     out.append("## Training")
-    steps = [f"- {phase['steps']} steps of {phase['rows']} x {phase['length']} tokens ({phase['tokens'] / 1e6:.0f} M), "
-             f"{phase['seconds']:.0f} s on one {log['device']}, PyTorch {log['torch']}, seed {log['seed']}; "
-             f"{'Muon for the matrices of the layers, AdamW for the rest' if phase['optimizer'] == 'muon' else 'AdamW'}, "
-             f"peak learning rate {phase['peak_lr']}, linear decay to 1 % over the last 70 %, no distillation."]
+    kind = "Muon for the matrices of the layers, AdamW for the rest" if phase["optimizer"] == "muon" else "AdamW"
+    rows = f"{phase['rows']} x {phase['length']} tokens"
+    steps = [f"- {phase['steps']} steps of {rows} ({phase['tokens'] / 1e6:.0f} M), {phase['seconds']:.0f} s on one {log['device']}, "
+             f"PyTorch {log['torch']}, seed {log['seed']}; {kind}, peak learning rate {phase['peak_lr']}, linear decay to 1 % over "
+             "the last 70 %."]
+    if name != "target" and "distillation_failed" not in log:
+        steps.append("- Distilled: cross entropy with the target's law at every token, of training text and of text that the "
+                     f"target wrote ({log['sampled']['documents']} pieces at temperature 0 to 1)" +
+                     ("; rows of Roman numerals are learned from labels." if name == "specialist" else
+                      f", after {log['phases']['draft_labels']['tokens'] / 1e6:.0f} M tokens learned from labels."))
     if phase["mixes"]:
-        steps.append("- From 35 % of the time on, the shares of the task families follow a probe on unseen training-side "
+        steps.append(f"- From {100 * float(next(iter(phase['mixes']))):.0f} % of the time on, the shares of the task families follow a probe on unseen training-side "
                      "instances (`training_log.json`).")
-    mix = log["special_mix" if name == "specialist" else "mix"]
+    mix = phase["mix"]
     steps.append("- Mix of rows: " + ", ".join(f"{k} {v:.2f}" for k, v in mix.items()) + f", generated tasks {1 - sum(mix.values()):.2f}; "
                  f"tokens of task prompts weigh {log['prompt_weight']} in the loss.")
     if name == "specialist":
@@ -72,10 +78,17 @@ def card(name, log):
         out.append(table([["text", *names, "target / draft"]] +
                          [[k, *(f"{s['perplexity'][n][k]['perplexity']:.2f}" for n in names), f"{s['perplexity_ratio'][k]:.3f}"]
                           for k in ("books", "docs")]))
+    if "on_validation_text" in s:
+        drafts = list(s["on_validation_text"])
+        out.append("\nOn the validation texts: share of positions with the target's likeliest token / mean of sum min(p, q), the "
+                   "chance that lossless speculation keeps a token at temperature 1:\n")
+        out.append(table([["text", *(d.replace("_", " ") for d in drafts)]] +
+                         [[k, *(f"{s['on_validation_text'][d][k]['same_argmax']:.3f} / {s['on_validation_text'][d][k]['overlap']:.3f}"
+                                for d in drafts)] for k in ("books", "docs")]))
     if "greedy_speculation" in s:
         drafts = list(s["greedy_speculation"])
         out.append("\nGreedy, gamma 5, on the target's own output: share of tokens a draft agrees on / tokens per target call:\n")
-        out.append(table([["text", *drafts]] +
+        out.append(table([["text", *(d.replace("_", " ") for d in drafts)]] +
                          [[k, *(f"{s['greedy_speculation'][d][k]['agreement']:.3f} / {s['greedy_speculation'][d][k]['tokens_per_call']:.2f}" for d in drafts)]
                           for k in s["greedy_speculation"][drafts[0]]]))
     if "exact_match" in s:

@@ -1,6 +1,6 @@
-"""Corpora to token streams: trains the tokenizer and writes what train.py reads.
+"""Corpora to token streams: trains the tokenizer, or takes a trained one, and writes what train.py reads.
 
-    python3 prepare.py --corpora CORPORA --out .demo_data
+    python3 prepare.py --corpora CORPORA --out .demo_data [--tokenizer ../../configs/models/demo/target/tokenizer.json]
 
 CORPORA holds books.train.txt.xz, docs.train.txt.xz (documents separated by a line <|endoftext|>), books.valid.txt,
 docs.valid.txt and gsm8k.train.jsonl. Streams are little-endian uint16; bit 15 marks the tokens of a prompt, which weigh
@@ -70,7 +70,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--corpora", type=pathlib.Path, required=True)
     p.add_argument("--out", type=pathlib.Path, required=True)
-    p.add_argument("--fallback", type=int, default=1000, help="task documents per family kept for a machine that cannot encode")
+    p.add_argument("--tokenizer", type=pathlib.Path, help="keep this one: models of an earlier run stay comparable, id by id")
+    p.add_argument("--fallback", type=int, default=600, help="task documents per family kept for a machine that cannot encode")
     p.add_argument("--held-out", type=int, default=256, help="held-out instances per family")
     a = p.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
@@ -92,8 +93,12 @@ def main():
             for q, s in tasks.instances(family, "tokenizer", 1500):
                 yield q + s
 
-    tok = train_tokenizer(sample())
-    tok.save(str(a.out / "tokenizer.json"))
+    if a.tokenizer:
+        tok = Tokenizer.from_file(str(a.tokenizer))
+        (a.out / "tokenizer.json").write_bytes(a.tokenizer.read_bytes())
+    else:
+        tok = train_tokenizer(sample())
+        tok.save(str(a.out / "tokenizer.json"))
     say("tokenizer")
 
     end = tok.token_to_id(END)

@@ -1,24 +1,23 @@
 """Trains the demo pair and measures it, in one process and a given wall time.
 
-    python3 train.py --data .demo_data --out OUT --seconds 430      # one H100 or H200
+    python3 train.py --data .demo_data --out OUT --seconds 460      # one H100 or H200
     python3 train.py --data .demo_data --out OUT --seconds 60 --smoke   # any CPU: tiny models, every step of the script
 
-Phases: target, draft (same mix, AdamW, no distillation), specialist (the draft trained on with the family that the
-target's mix withholds), evaluation. Each phase has a share of the wall time; the learning rate follows the clock, so a
-slow machine ends on a finished schedule too. Checkpoints are written at the end of each phase, the target's also on the
-way; log.json is written again after every part of the evaluation.
+Phases: target; draft, first on labels, then distilled: on the target's law at every token of the same text and of text that
+the target wrote; specialist (the draft trained on with the family that the target's mix withholds, distilled elsewhere);
+evaluation. Each phase has a share of the wall time; the learning rate follows the clock, so a slow machine ends on a
+finished schedule too. Checkpoints are written at the end of each phase, the target's also on the way; log.json is written
+again after every part of the evaluation.
 """
 
 import argparse
 import json
 import math
-import multiprocessing
 import os
 import pathlib
 import platform
 import signal
 import sys
-import threading
 import time
 import traceback
 
@@ -27,120 +26,23 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 import numpy as np  # noqa: E402
 
+import data  # noqa: E402
 import tasks  # noqa: E402
 
-ID_MASK = 0x1FFF
-MIX = {"books": 0.35, "docs": 0.25, "gsm8k": 0.05}  # the rest of a batch is generated tasks
-SPECIAL_MIX = {"books": 0.15, "docs": 0.10, "gsm8k": 0.0, "roman": 0.60}
-PROMPT_WEIGHT = 0.1
-ENDS = {"target": 0.70, "draft": 0.86, "specialist": 0.925}  # share of the wall time at which a phase stops
+# Shares of rows; the rest of a batch is generated tasks. There is little text (17 M and 9 M tokens): beyond eight passes
+# or so the target learns it by heart and gets worse on new text.
+MIX = {"books": 0.30, "docs": 0.15, "gsm8k": 0.02}
+DISTIL_MIX = {"books": 0.24, "docs": 0.14, "gsm8k": 0.02, "sampled": 0.26}
+SPECIAL_MIX = {"books": 0.15, "docs": 0.08, "sampled": 0.13, "roman": 0.50}
+FIRST_WEIGHTS = {"lookup": 2.0, "code": 2.0}  # of the families, until a probe says more; the others 1
+ENDS = {"target": 0.665, "draft": 0.875, "specialist": 0.95}  # share of the wall time at which a phase stops
+LABELS = 0.33  # share of the draft's training before it is distilled
 LR = {"target": 4e-3, "draft": 4e-3, "specialist": 2e-3}
+TEMPERATURES = (0.0, 0.0, 0.5, 0.8, 1.0)  # of the text that the target writes, drawn evenly
 
 
 def say(what):
     print(f"{time.time() - T0:6.1f} s  {what}", flush=True)
-
-
-_tok = None
-
-
-def make_chunk(job):
-    """One worker's share: documents of one family as a stream of ids with the prompt bit."""
-    global _tok
-    family, seed, count, path, end = job
-    if _tok is None:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        from tokenizers import Tokenizer
-        _tok = Tokenizer.from_file(path)
-    return family, tasks.encode(_tok, tasks.instances(family, seed, count), end)
-
-
-class Sources:
-    """Token streams of every source and the offsets at which a row may begin. Task streams grow while workers generate."""
-
-    def __init__(self, data, meta, per_family, workers):
-        self.end = meta["end"]
-        load = lambda n: np.fromfile(data / f"{n}.u16", "<u2")
-        self.parts = {n: [load(n)] for n in MIX}
-        self.parts.update({f: [load(f"tasks.{f}")] for f in tasks.ALL})
-        self.lock, self.fresh, self.finished = threading.Lock(), True, per_family == 0
-        self.documents = 0
-        if not per_family:
-            return
-        chunk = min(4000, per_family)
-        jobs = [(f, f"train{i}", chunk, str(data / "tokenizer.json"), self.end)
-                for i in range(per_family // chunk) for f in tasks.ALL]
-        self.pool = multiprocessing.get_context("fork").Pool(workers)
-        threading.Thread(target=self._collect, args=(jobs, chunk), daemon=True).start()
-
-    def _collect(self, jobs, chunk):
-        try:
-            for family, ids in self.pool.imap_unordered(make_chunk, jobs):
-                with self.lock:
-                    self.parts[family].append(ids)
-                    self.fresh = True
-                    self.documents += chunk
-            self.pool.close()
-            say(f"all {self.documents} task documents generated")
-        except Exception:
-            traceback.print_exc()
-            say("generation failed: training goes on with the carried documents")
-        self.finished = True
-
-    def build(self, device, rows_of):
-        """(stream on the device, starts per source) of what is there now."""
-        import torch
-        with self.lock:
-            flat = {n: np.concatenate(p) for n, p in self.parts.items()}
-            self.fresh = False
-        starts, base = {}, 0
-        for n, ids in flat.items():
-            room = len(ids) - rows_of - 2
-            if n in ("books", "docs"):
-                starts[n] = (base, room)
-            else:
-                s = np.flatnonzero((ids & ID_MASK) == self.end) + 1
-                starts[n] = np.concatenate(([0], s[s < room])) + base
-            base += len(ids)
-        stream = torch.from_numpy(np.concatenate(list(flat.values())).view(np.int16)).to(device)
-        return stream, starts
-
-
-class Batches:
-    def __init__(self, sources, device, rows, length, seed):
-        import torch
-        self.t, self.src, self.device = torch, sources, device
-        self.rows, self.length = rows, length
-        self.rng = np.random.default_rng(seed)
-        self.span = torch.arange(length + 1, device=device)
-        self.built = 0.0
-        self.rebuild()
-
-    def rebuild(self):
-        self.stream, self.starts = self.src.build(self.device, self.length)
-        self.built = time.time()
-
-    def next(self, mix):
-        """(inputs, targets, weights); `mix` maps sources to shares."""
-        if self.src.fresh and time.time() - self.built > (12 if not self.src.finished else 0):
-            self.rebuild()
-        names = list(mix)
-        share = np.array([mix[n] for n in names])
-        off = []
-        for n, k in zip(names, self.rng.multinomial(self.rows, share / share.sum())):
-            s = self.starts[n]
-            if isinstance(s, tuple):
-                off.append(s[0] + self.rng.integers(0, s[1], k))
-            else:
-                off.append(s[self.rng.integers(0, len(s), k)])
-        t = self.t
-        o = t.from_numpy(np.concatenate(off))
-        if self.device.type == "cuda":
-            o = o.pin_memory()
-        x = self.stream[o.to(self.device, non_blocking=True)[:, None] + self.span].to(t.int32) & 0xFFFF
-        ids = (x & ID_MASK).long()
-        w = t.where(x[:, 1:] >= tasks.PROMPT_BIT, PROMPT_WEIGHT, 1.0)
-        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), w
 
 
 def make_muon():
@@ -188,7 +90,7 @@ class Optimizer:
         named = list(model.named_parameters())
         inner = [p for n, p in named if p.dim() == 2 and n.startswith("layers.")]
         rest = [p for n, p in named if not (p.dim() == 2 and n.startswith("layers."))]
-        self.params = [p for _, p in named]
+        self.params, self.kind, self.steps = [p for _, p in named], kind, 0
         self.muon = make_muon()(inner, 0.0) if kind == "muon" else None
         groups = [{"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
                   {"params": [p for p in rest if p.dim() == 2], "weight_decay": 0.0 if kind == "muon" else 0.1}]
@@ -198,6 +100,7 @@ class Optimizer:
         self.clip = torch.nn.utils.clip_grad_norm_
 
     def step(self, lr):
+        self.steps += 1
         self.clip(self.params, 1.0, foreach=True)
         for g in self.adam.param_groups:
             g["lr"] = lr
@@ -217,34 +120,102 @@ def raise_timeout(*_):
     raise Timeout("compile took too long")
 
 
+def run_layer(layer, x, cos, sin):
+    return layer(x, cos, sin)
+
+
+def label_loss(norm, weight, x, targets, w):
+    """Weighted mean of the cross entropy, in nats."""
+    import torch.nn.functional as F
+    logits = F.linear(norm(x), weight).flatten(0, 1).float()
+    w = w.flatten()
+    return (F.cross_entropy(logits, targets.flatten(), reduction="none") * w).sum() / w.sum()
+
+
+def distillation_loss(norm, weight, x, targets, w, labelled, teacher):
+    """Cross entropy with the teacher's law (its KL divergence and a constant), or with the label in rows marked 1."""
+    import torch.nn.functional as F
+    logq = F.linear(norm(x), weight).float().log_softmax(-1)
+    soft = -(teacher.float().softmax(-1) * logq).sum(-1)
+    hard = -logq.gather(-1, targets[..., None])[..., 0]
+    return ((soft + labelled[:, None] * (hard - soft)) * w).sum() / w.sum()
+
+
 class Trainer:
-    def __init__(self, a):
+    def __init__(self, a, meta, sources):
         import torch
         import model as m
-        self.t, self.m, self.a = torch, m, a
+        self.t, self.m, self.a, self.meta, self.sources = torch, m, a, meta, sources
         self.device = torch.device("cuda" if torch.cuda.is_available() and not a.cpu else "cpu")
         if self.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.backends.cudnn.allow_tf32 = True
         torch.manual_seed(a.seed)
+        self.end = meta["end"]
         self.log = {"seed": a.seed, "seconds_allowed": a.seconds, "torch": torch.__version__, "phases": {}, "scores": {},
                     "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor() or "cpu",
-                    "smoke": a.smoke, "mix": MIX, "special_mix": SPECIAL_MIX, "prompt_weight": PROMPT_WEIGHT}
-        self.meta = json.loads((a.data / "meta.json").read_text())
-        self.end = self.meta["end"]
-        self.log["tokens_available"] = self.meta["tokens"]
+                    "smoke": a.smoke, "mix": MIX, "distil_mix": DISTIL_MIX, "special_mix": SPECIAL_MIX,
+                    "prompt_weight": data.PROMPT_WEIGHT, "tokens_available": meta["tokens"]}
         self.probes = None
-        self.compiled = {}
+        self.layer, self.losses = run_layer, {False: label_loss, True: distillation_loss}
+        if a.compile:  # one layer is compiled and used for all: a seventh of the time that the whole target takes
+            self.layer = torch.compile(run_layer, dynamic=False)
+            self.losses = {k: torch.compile(f, dynamic=False) for k, f in self.losses.items()}
 
     def write_log(self):
         self.m.write_json(self.a.out / "log.json", self.log)
 
+    def now(self):
+        return time.time() - T0
+
     def autocast(self):
         return self.t.autocast(self.device.type, dtype=self.t.bfloat16, enabled=self.device.type == "cuda")
 
-    def families_mix(self, weights, base):
-        left = 1.0 - sum(base.values())
-        total = sum(weights.values())
+    def states(self, model, ids):
+        """The last layer's output, before the final norm."""
+        x, n = model.embed_tokens(ids), ids.shape[1]
+        for layer in model.layers:
+            x = self.layer(layer, x, model.cos[:n], model.sin[:n])
+        return x
+
+    def loss(self, model, batch, teacher):
+        ids, targets, w, labelled = batch
+        law = ()
+        if teacher is not None:
+            with self.t.no_grad():
+                law = (labelled, self.t.nn.functional.linear(teacher.norm(self.states(teacher, ids)),
+                                                             teacher.embed_tokens.weight))
+        with self.autocast():
+            return self.losses[teacher is not None](model.norm, model.embed_tokens.weight, self.states(model, ids), targets, w,
+                                                    *law)
+
+    def warm_up(self, model, batch, teacher=None):
+        """Compiles what a step of the model needs; where that fails or hangs, everything runs without compiling."""
+        if not self.a.compile:
+            return
+        try:
+            signal.signal(signal.SIGALRM, raise_timeout)
+            signal.alarm(75)
+            self.loss(model, batch, teacher).backward()
+            if self.device.type == "cuda":
+                self.t.cuda.synchronize()
+        except self.t.OutOfMemoryError:
+            raise
+        except Exception as e:
+            traceback.print_exc()
+            say(f"compile failed ({type(e).__name__}), going on without it")
+            self.t._dynamo.reset()
+            self.log["compile_failed"] = repr(e)[:300]
+            self.a.compile = False
+            self.layer, self.losses = run_layer, {False: label_loss, True: distillation_loss}
+        finally:
+            signal.alarm(0)
+            for p in model.parameters():
+                p.grad = None
+
+    def families_mix(self, base, weights=None):
+        weights = weights or {f: FIRST_WEIGHTS.get(f, 1.0) for f in tasks.FAMILIES}
+        left, total = 1.0 - sum(base.values()), sum(weights.values())
         return {**base, **{f: left * w / total for f, w in weights.items()}}
 
     def probe(self, model):
@@ -269,57 +240,26 @@ class Trainer:
                 out[f] = (hit | ~mask[:, 1:]).all(1).float().mean().item()
         return out
 
-    def compile(self, model, batch):
-        """A compiled training step of the model, or the eager one where compiling fails or hangs."""
-        if not self.a.compile:
-            return model
-        try:
-            signal.signal(signal.SIGALRM, raise_timeout)
-            signal.alarm(100)
-            step = self.t.compile(model, dynamic=False)
-            with self.autocast():
-                loss = step(*batch)
-            loss.backward()
-            loss.item()
-            for p in model.parameters():
-                p.grad = None
-            return step
-        except Exception as e:
-            traceback.print_exc()
-            say(f"compile failed ({type(e).__name__}), going on without it")
-            self.t._dynamo.reset()
-            self.log["compile_failed"] = repr(e)[:300]
-            self.a.compile = False
-            return model
-        finally:
-            signal.alarm(0)
-
-    def train(self, name, model, step, batches, base_mix, kind, peak, deadline, special=False):
-        """Trains until the deadline (seconds after the start). False if the loss left the rails."""
+    def train(self, name, model, opt, batches, base_mix, peak, span, until, teacher=None, labelled=()):
+        """Trains until `until`, with the learning rate of a phase that lasts over `span` (seconds after the start). False
+        if the loss left the rails."""
         t, a = self.t, self.a
-        opt = Optimizer(model, kind, self.device)
-        weights = {f: 1.0 for f in tasks.FAMILIES}
-        mix = self.families_mix(weights, base_mix)
-        begin, n, curve, lags = time.time() - T0, 0, [], []
-        marks = [0.35, 0.5, 0.65, 0.8, 0.9]
-        saved = [] if special or name != "target" else [0.5, 0.85]
-        span = max(1e-3, deadline - begin)
-        first = None
-        phase = {"optimizer": kind, "peak_lr": peak, "rows": batches.rows, "length": batches.length, "curve": curve,
-                 "mixes": {}, "parameters": sum(p.numel() for p in model.parameters())}
+        mix = self.families_mix(base_mix)
+        begin, n, curve, lags, first = self.now(), 0, [], [], None
+        marks = [0.25, 0.4, 0.55, 0.7, 0.85, 0.93] if name == "target" else []
+        saved = [0.5, 0.85] if name == "target" else []
+        phase = {"optimizer": opt.kind, "peak_lr": peak, "rows": batches.rows, "length": batches.length, "mix": base_mix,
+                 "curve": curve, "mixes": {}, "parameters": sum(p.numel() for p in model.parameters())}
         self.log["phases"][name] = phase
-        while True:
-            now = time.time() - T0
-            done = (now - begin) / span
-            if done >= 1.0 or (a.max_steps and n >= a.max_steps):
-                break
-            lr = peak * min(1.0, (n + 1) / 100) * min(1.0, max(0.01, (1.0 - done) / 0.7))
-            with self.autocast():
-                loss = step(*batches.next(mix))
+        done = lambda at: (at - span[0]) / max(1e-3, span[1] - span[0])
+        while self.now() < until and not (a.max_steps and n >= a.max_steps):
+            share = done(self.now())
+            lr = peak * min(1.0, (opt.steps + 1) / 100) * min(1.0, max(0.01, (1.0 - share) / 0.7))
+            loss = self.loss(model, batches.next(mix, labelled), teacher)
             loss.backward()
             opt.step(lr)
             n += 1
-            if self.device.type == "cuda":
+            if self.device.type == "cuda":  # the host stays a few steps ahead, and the clock honest
                 e = t.cuda.Event()
                 e.record()
                 lags.append(e)
@@ -328,31 +268,85 @@ class Trainer:
             if n % (200 if not a.smoke else 10) == 0 or n == 20:
                 value = loss.item()
                 first = value if first is None else first
-                curve.append([n, round(now, 1), round(value, 4)])
-                say(f"{name}: step {n}, {done:.0%}, loss {value:.3f}, lr {lr:.2e}, docs {batches.src.documents}")
+                curve.append([n, round(self.now(), 1), round(value, 4)])
+                say(f"{name}: step {n}, {share:.0%}, loss {value:.3f}, lr {lr:.2e}, docs {batches.src.documents}")
                 if not math.isfinite(value) or value > first + 1.0:
                     return False
-            if saved and done > saved[0]:
+            if saved and share > saved[0]:
                 saved.pop(0)
                 self.m.save(model, a.out, name, 4)
                 self.write_log()
-            if name == "target" and marks and done > marks[0]:
+            if marks and share > marks[0]:
                 mark = marks.pop(0)
                 acc = self.probe(model)
-                # Families still in doubt get more of the batch, none less than a seventh of an even share.
-                weights = {f: min(1.0, 1.0 - v + 0.1) for f, v in acc.items()}
+                # Families still in doubt get more of the batch, none less than a seventh of the largest.
+                weights = {f: 1.1 - v for f, v in acc.items()}
                 floor = max(weights.values()) / 7
-                mix = self.families_mix({f: max(w, floor) for f, w in weights.items()}, base_mix)
+                mix = self.families_mix(base_mix, {f: max(w, floor) for f, w in weights.items()})
                 phase["mixes"][f"{mark}"] = {"probe": {f: round(v, 3) for f, v in acc.items()},
                                              "mix": {k: round(v, 4) for k, v in mix.items()}}
                 say(f"probe at {mark:.0%}: " + " ".join(f"{f} {v:.2f}" for f, v in acc.items()))
         if self.device.type == "cuda":
             t.cuda.synchronize()
-        took = time.time() - T0 - begin
+        took = self.now() - begin
         phase.update(steps=n, tokens=n * batches.rows * batches.length, seconds=round(took, 1),
-                     final_lr_share=round(max(0.01, (1.0 - min(1.0, done)) / 0.7), 3))
+                     final_lr_share=round(min(1.0, max(0.01, (1.0 - done(self.now())) / 0.7)), 3))
         say(f"{name}: {n} steps, {phase['tokens'] / 1e6:.0f} M tokens, {phase['tokens'] / took / 1e6:.2f} M tokens/s")
         return True
+
+    def train_target(self, target, batches, until):
+        self.warm_up(target, batches.next(self.families_mix(MIX)))
+        say("target ready")
+        begin = {k: v.detach().clone() for k, v in target.state_dict().items()}
+        for kind, peak in ([("muon", LR["target"])] if self.a.optimizer == "muon" else []) + [("adamw", 1.5e-3)]:
+            try:
+                if self.train("target", target, Optimizer(target, kind, self.device), batches, MIX, peak,
+                              (self.now(), until), until):
+                    return
+            except Exception:
+                traceback.print_exc()
+            say("training failed or the loss left the rails, starting again with AdamW")
+            target.load_state_dict(begin)
+
+    def write_samples(self, teacher, seconds):
+        """Text that the target writes after beginnings of training text, as one more source of rows. Its law is what the
+        draft has to meet in speculation; tasks are left out, since the target's answers there are the labels, nearly."""
+        t, (rows, steps) = self.t, (4, 16) if self.a.smoke else (3072, 176)
+        until, made = self.now() + seconds, 0
+        rng = np.random.default_rng(self.a.seed)
+        streams = [np.concatenate(self.sources.parts[n]) for n in ("books", "docs")]
+        while self.now() < until and made < (12 if not self.a.smoke else 2):
+            width = (16, 48, 112)[made % 3]
+            source = rng.integers(0, 2, rows)
+            at = rng.random(rows)
+            prompts = np.stack([streams[s][int(x * (len(streams[s]) - width)):][:width] for s, x in zip(source, at)])
+            heat = t.from_numpy(rng.choice(TEMPERATURES, rows).astype(np.float32)).to(self.device)
+            out = teacher.sample(t.from_numpy(prompts.astype(np.int64)).to(self.device), steps, heat)
+            out = t.cat([out, t.full_like(out[:, :1], self.end)], 1)
+            self.sources.add("sampled", out.to(t.int32).cpu().numpy().astype(np.uint16).ravel())
+            made += 1
+        self.log["sampled"] = {"documents": made * rows, "tokens_each": steps, "temperatures": TEMPERATURES}
+        say(f"{made * rows} texts written by the target")
+
+    def distil(self, name, draft, opt, batches, mix, peak, span, until, teacher, labelled=()):
+        """Distils with as many rows as fit; where distillation fails, labels alone."""
+        rows = batches.rows
+        while batches.rows >= 8 and batches.rows >= rows / 8:
+            try:
+                self.warm_up(draft, batches.next(self.families_mix(mix)), teacher)
+                return self.train(name, draft, opt, batches, mix, peak, span, until, teacher, labelled)
+            except self.t.OutOfMemoryError:
+                say(f"{batches.rows} rows do not fit")
+                batches.rows //= 2
+            except Exception:
+                traceback.print_exc()
+                break
+            self.t.cuda.empty_cache()
+        say("distillation failed: training on labels")
+        batches.rows = rows
+        self.log["distillation_failed"] = True
+        mix = {k: v for k, v in mix.items() if k != "sampled"}
+        return self.train(name, draft, opt, batches, mix, peak, span, until)
 
     def run(self):
         t, a, m = self.t, self.a, self.m
@@ -362,58 +356,55 @@ class Trainer:
         if a.smoke:
             tc = m.Config(hidden=64, layers=3, heads=4, kv_heads=2, ffn=176)
             dc = m.Config(hidden=32, layers=1, heads=2, kv_heads=1, ffn=96)
-            rows = rows_d = 4
-            length = 256
+            rows, rows_d, length = 4, 8, 256
         self.log["target"], self.log["draft"] = tc.hugging_face(self.end), dc.hugging_face(self.end)
-        batches = Batches(self.sources, self.device, rows, length, a.seed)
+        batches = data.Batches(self.sources, self.device, rows, length, a.seed)
         say(f"{self.log['device']}, data on the device")
-
         target = m.Llama(tc).to(self.device)
-        step = self.compile(target, batches.next(self.families_mix({f: 1.0 for f in tasks.FAMILIES}, MIX)))
-        say("target ready")
-        begin = {k: v.detach().clone() for k, v in target.state_dict().items()}
-        plans = [("muon", LR["target"])] if a.optimizer == "muon" else []
-        for kind, peak in plans + [("adamw", 1.5e-3)]:
-            try:
-                if self.train("target", target, step, batches, MIX, kind, peak, at["target"]):
-                    break
-            except Exception:
-                traceback.print_exc()
-            say("training failed or the loss left the rails, starting again with AdamW")
-            target.load_state_dict(begin)
+        self.train_target(target, batches, at["target"])
         self.finish("target", target, 4)
 
-        draft = m.Llama(dc).to(self.device)
+        begin = self.now()
+        teacher = m.Llama(tc).to(self.device)
+        with t.no_grad():
+            teacher.load_state_dict(target.state_dict())
+            for p in teacher.parameters():  # the target as it is saved; the tables of angles stay in fp32
+                p.data = p.data.bfloat16()
+                p.requires_grad_(False)
+        try:
+            self.write_samples(teacher, 0.03 * a.seconds)
+            if self.device.type == "cuda":
+                t.cuda.empty_cache()
+            batches.rebuild()
+        except Exception:
+            traceback.print_exc()
+            say("the target's text is missing: distillation on the training text alone")
+        distil_mix, special_mix = ({k: v for k, v in mix.items() if k != "sampled" or k in batches.where}
+                                   for mix in (DISTIL_MIX, SPECIAL_MIX))
         batches.rows = rows_d
-        step = self.compile(draft, batches.next(self.families_mix({f: 1.0 for f in tasks.FAMILIES}, MIX)))
+        draft = m.Llama(dc).to(self.device)
+        self.warm_up(draft, batches.next(self.families_mix(MIX)))
         say("draft ready")
-        self.train("draft", draft, step, batches, MIX, "adamw", LR["draft"], at["draft"])
+        opt, begin = Optimizer(draft, "adamw", self.device), self.now()
+        span = (begin, at["draft"])
+        self.train("draft_labels", draft, opt, batches, MIX, LR["draft"], span, begin + LABELS * (at["draft"] - begin))
+        models = {"target": target, "draft": m.Llama(dc).to(self.device), "draft_before_distillation": m.Llama(dc).to(self.device)}
+        models["draft_before_distillation"].load_state_dict(draft.state_dict())
         self.finish("draft", draft, 1)
-        kept = {k: v.detach().clone() for k, v in draft.state_dict().items()}
-
-        models = {"target": target, "draft": m.Llama(dc).to(self.device)}
-        models["draft"].load_state_dict(kept)
-        if time.time() - T0 < at["specialist"] - 5:
-            self.train("specialist", draft, step, batches, SPECIAL_MIX, "adamw", LR["specialist"], at["specialist"], True)
+        self.distil("draft", draft, opt, batches, distil_mix, LR["draft"], span, at["draft"], teacher)
+        self.finish("draft", draft, 1)
+        models["draft"].load_state_dict(draft.state_dict())
+        if self.now() < at["specialist"] - 5:
+            self.distil("specialist", draft, Optimizer(draft, "adamw", self.device), batches, special_mix, LR["specialist"],
+                        (self.now(), at["specialist"]), at["specialist"], teacher, ("roman",))
             self.finish("specialist", draft, 1)
             models["specialist"] = draft
-        for x in models.values():  # measured as saved: weights rounded to bf16, computed in fp32
-            with t.no_grad():
-                for p in x.parameters():
-                    p.copy_(p.bfloat16().float())
+        del batches, teacher
         t.backends.cuda.matmul.allow_tf32 = False
-        del batches
-        for part in (self.perplexity, self.exact, self.agreement, self.samples):
-            if time.time() - T0 > a.seconds * 1.05:
-                say(f"no time left for {part.__name__}")
-                break
-            try:
-                part(models)
-            except Exception as e:
-                traceback.print_exc()
-                self.log["scores"][f"{part.__name__}_error"] = repr(e)[:300]
-            self.write_log()
-        self.log["seconds"] = round(time.time() - T0, 1)
+        import evaluate
+        evaluate.Evaluation(models, a.data, self.meta, self.device, self.log, a.smoke, say).run(
+            lambda: a.seconds * (4.0 if a.smoke else 1.02) - self.now(), self.write_log)
+        self.log["seconds"] = round(self.now(), 1)
         self.write_log()
         say("done")
 
@@ -422,141 +413,12 @@ class Trainer:
         self.write_log()
         say(f"{name} saved")
 
-    def decoder(self):
-        """Ids to text from tokenizer.json alone: the byte-level alphabet of GPT-2."""
-        vocab = json.loads((self.a.data / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-        keep = [*range(33, 127), *range(161, 173), *range(174, 256)]
-        chars = {chr(b): b for b in keep}
-        chars.update({chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in keep)})
-        table = {i: bytes(chars[c] for c in s) if all(c in chars for c in s) else b"" for s, i in vocab.items()}
-        return lambda ids: b"".join(table.get(i, b"") for i in ids if i != self.end).decode("utf-8", "replace")
-
-    def held_out(self):
-        rows = json.loads((self.a.data / "held_out.json").read_text())
-        if self.a.smoke:
-            rows = [r for i, r in enumerate(rows) if i % 32 == 0]
-        return rows
-
-    def exact(self, models):
-        """Exact match of the final answer, and of the whole answer, per family; greedy, held-out instances."""
-        rows, text = self.held_out(), self.decoder()
-        self.answers = {}
-        for name, model in models.items():
-            out = []
-            order = sorted(range(len(rows)), key=lambda i: len(rows[i]["prompt"]))
-            for i in range(0, len(order), 512):
-                part = order[i:i + 512]
-                out += zip(part, model.greedy([rows[j]["prompt"] for j in part], 220, self.end))
-            out = [o for _, o in sorted(out)]
-            self.answers[name] = out
-            hits = {}
-            for r, o in zip(rows, out):
-                ok = bool(o) and o[-1] == self.end and tasks.final(text(o)) == r["final"]
-                hits.setdefault(r["family"], []).append((ok, o == r["answer"] + [self.end]))
-            s = {f: {"n": len(v), "final": sum(x for x, _ in v) / len(v), "whole": sum(y for _, y in v) / len(v)}
-                 for f, v in hits.items()}
-            mean = sum(s[f]["final"] for f in tasks.FAMILIES) / len(tasks.FAMILIES)
-            self.log["scores"].setdefault("exact_match", {})[name] = {"mean_without_withheld": mean, **s}
-            say(f"{name}: mean {mean:.3f}  " + " ".join(f"{f} {v['final']:.2f}" for f, v in s.items()))
-        fails = []
-        for f in tasks.ALL:
-            bad = [(r, o) for r, o in zip(rows, self.answers["target"])
-                   if r["family"] == f and tasks.final(text(o)) != r["final"]]
-            fails += [{"family": f, "prompt": text(r["prompt"]), "target": text(o), "wanted": text(r["answer"])}
-                      for r, o in bad[:2]]
-        self.log["failures"] = fails
-
-    def perplexity(self, models):
-        """Of the whole validation texts in windows of 512 tokens, and bits per byte of text."""
-        t = self.t
-        out = self.log["scores"].setdefault("perplexity", {})
-        for source in ("books", "docs"):
-            ids = np.fromfile(self.a.data / f"{source}.valid.u16", "<u2").astype(np.int64)
-            n = 8 if self.a.smoke else (len(ids) - 1) // 512
-            x = t.from_numpy(ids[:n * 512 + 1])
-            a, b = x[:-1].view(n, 512).to(self.device), x[1:].view(n, 512).to(self.device)
-            best = {}
-            for name, model in models.items():
-                total, picks = 0.0, []
-                with t.no_grad():
-                    for i in range(0, n, 32):
-                        logits = model.logits(a[i:i + 32]).float()
-                        total += t.nn.functional.cross_entropy(logits.flatten(0, 1), b[i:i + 32].flatten(),
-                                                               reduction="sum").item()
-                        picks.append(logits.argmax(-1))
-                best[name] = t.cat(picks)
-                share = len(ids) / self.meta["valid_bytes"][source]
-                out.setdefault(name, {})[source] = {"perplexity": math.exp(total / (n * 512)),
-                                                    "bits_per_byte": total / (n * 512) / math.log(2) * share,
-                                                    "tokens": n * 512}
-            for name in models:
-                if name != "target":
-                    agree = (best[name] == best["target"]).float().mean().item()
-                    self.log["scores"].setdefault("agreement_on_validation_text", {}).setdefault(name, {})[source] = agree
-        for source in ("books", "docs"):
-            ratio = out["target"][source]["perplexity"] / out["draft"][source]["perplexity"]
-            self.log["scores"].setdefault("perplexity_ratio", {})[source] = ratio
-            say(f"{source}: " + " ".join(f"{k} {v[source]['perplexity']:.2f}" for k, v in out.items()) + f" ratio {ratio:.3f}")
-
-    def agreement(self, models):
-        """Greedy speculation on the target's own greedy text: the draft's likeliest token against the target's at every
-        position, and the tokens per target call that gamma 5 makes of it."""
-        t, gamma = self.t, 5
-        rows = self.held_out()
-        sets = {f: [(r["prompt"], o) for r, o in zip(rows, self.answers["target"]) if r["family"] == f][:128]
-                for f in tasks.ALL}
-        for source in ("books", "docs"):
-            ids = np.fromfile(self.a.data / f"{source}.valid.u16", "<u2").tolist()
-            count = 4 if self.a.smoke else 64
-            gap = (len(ids) - 100) // count
-            prompts = [ids[i * gap:i * gap + 64] for i in range(count)]
-            sets[source] = list(zip(prompts, models["target"].greedy(prompts, 160, self.end)))
-            self.log.setdefault("text_prompts", {})[source] = len(prompts)
-        out = self.log["scores"].setdefault("greedy_speculation", {})
-        for name in models:
-            if name == "target":
-                continue
-            for key, pairs in sets.items():
-                n = max(len(p) + len(o) for p, o in pairs)
-                ids = t.tensor([p + o + [self.end] * (n - len(p) - len(o)) for p, o in pairs], device=self.device)
-                with t.no_grad():
-                    best = t.cat([models[name].logits(ids[i:i + 32]).argmax(-1) for i in range(0, len(ids), 32)])
-                hit = (best[:, :-1] == ids[:, 1:]).cpu().tolist()
-                same = total = calls = 0
-                for (p, o), h in zip(pairs, hit):
-                    h = h[len(p) - 1:len(p) - 1 + len(o)]
-                    same, total, i = same + sum(h), total + len(h), 0
-                    while i < len(h):
-                        k = 0
-                        while k < gamma and i + k < len(h) and h[i + k]:
-                            k += 1
-                        i, calls = i + k + 1, calls + 1
-                out.setdefault(name, {})[key] = {"agreement": same / total, "tokens_per_call": total / calls}
-            say(f"{name} greedy: " + " ".join(f"{k} {v['agreement']:.2f}/{v['tokens_per_call']:.2f}"
-                                               for k, v in out[name].items()))
-
-    def samples(self, models):
-        rows, text = self.held_out(), self.decoder()
-        out = []
-        for f in tasks.ALL:
-            i = next(i for i, r in enumerate(rows) if r["family"] == f)
-            out.append({"category": f, "prompt": text(rows[i]["prompt"]),
-                        **{n: text(self.answers[n][i]) for n in models}})
-        ids = np.fromfile(self.a.data / "books.valid.u16", "<u2").tolist()
-        docs = np.fromfile(self.a.data / "docs.valid.u16", "<u2").tolist()
-        for source, s in (("books", ids), ("docs", docs)):
-            prompts = [s[i:i + 48] for i in (20000, 60000)]
-            got = {n: x.greedy(prompts, 96, self.end) for n, x in models.items()}
-            for i, p in enumerate(prompts):
-                out.append({"category": source, "prompt": text(p), **{n: text(g[i]) for n, g in got.items()}})
-        self.log["samples"] = out
-
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--data", type=pathlib.Path, required=True, help="what prepare.py wrote")
     p.add_argument("--out", type=pathlib.Path, required=True)
-    p.add_argument("--seconds", type=float, default=430, help="wall time of the whole run")
+    p.add_argument("--seconds", type=float, default=460, help="wall time of the whole run")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--optimizer", choices=["muon", "adamw"], default="muon", help="of the target")
     p.add_argument("--documents", type=int, default=240000, help="task documents generated per family")
@@ -572,12 +434,9 @@ def main():
         a.workers = 1
     a.compile = not a.smoke if a.compile is None else a.compile
     meta = json.loads((a.data / "meta.json").read_text())
-    # Workers are forked before torch and CUDA are touched.
-    sources = Sources(a.data, meta, a.documents, a.workers)
+    sources = data.Sources(a.data, meta, a.documents, a.workers, say)
     say(f"{a.workers} workers generate tasks")
-    trainer = Trainer(a)
-    trainer.sources = sources
-    trainer.run()
+    Trainer(a, meta, sources).run()
 
 
 if __name__ == "__main__":
