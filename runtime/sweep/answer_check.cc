@@ -4,6 +4,7 @@
 #include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace tandem {
@@ -16,29 +17,34 @@ std::string_view Stripped(std::string_view text) {
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
-// A minus sign, digits with single commas between them, a full stop with digits after it.
+// The end of a run of digits that begins at `at`.
+size_t EndOfDigits(std::string_view text, size_t at) {
+  while (at < text.size() && IsDigit(text[at])) ++at;
+  return at;
+}
+
+// Whether `mark` and a digit stand at `at`.
+bool GoesOn(std::string_view text, size_t at, char mark) {
+  return at + 1 < text.size() && text[at] == mark && IsDigit(text[at + 1]);
+}
+
+// The numbers of the text from left to right, as long as they can be: a minus sign, digits with single commas between
+// them, a full stop with digits after it. The last one, without its commas.
 std::string LastNumber(std::string_view text) {
-  size_t last = text.size();
-  while (last > 0 && !IsDigit(text[last - 1])) --last;
-  if (last == 0) return "";
-  const auto run_start = [&](size_t end) {  // of digits and commas between them that end before `end`
-    size_t begin = end;
-    while (begin > 0 && (IsDigit(text[begin - 1]) || (text[begin - 1] == ',' && begin < end && begin > 1 &&
-                                                      IsDigit(text[begin - 2]) && IsDigit(text[begin])))) {
-      --begin;
+  std::string last;
+  for (size_t at = 0; at < text.size();) {
+    if (!IsDigit(text[at])) {
+      ++at;
+      continue;
     }
-    return begin;
-  };
-  size_t begin = run_start(last);
-  const bool has_fraction = begin > 1 && text[begin - 1] == '.' && IsDigit(text[begin - 2]) &&
-                            text.substr(begin, last - begin).find(',') == std::string_view::npos;
-  if (has_fraction) begin = run_start(begin - 1);
-  if (begin > 0 && text[begin - 1] == '-') --begin;
-  std::string number;
-  for (const char c : text.substr(begin, last - begin)) {
-    if (c != ',') number += c;
+    const size_t begin = at > 0 && text[at - 1] == '-' ? at - 1 : at;
+    at = EndOfDigits(text, at);
+    while (GoesOn(text, at, ',')) at = EndOfDigits(text, at + 1);
+    if (GoesOn(text, at, '.')) at = EndOfDigits(text, at + 1);
+    last = std::string(text.substr(begin, at - begin));
   }
-  return number;
+  last.erase(std::remove(last.begin(), last.end(), ','), last.end());
+  return last;
 }
 
 nlohmann::json ParsedJson(std::string_view text) {

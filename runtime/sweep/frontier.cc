@@ -170,11 +170,11 @@ Reached WhatIsReached(const Facet& facet, const FrontierSeries& series, bool ite
   for (const FrontierPoint& point : series.points) {
     const double q = point.Of(quality).mean;
     const double t = point.Of(latency).mean;
-    if (q >= enough && (reached.fastest == nullptr || t < reached.fastest->Of(latency).mean))
-      reached.fastest = &point;
-    if ((t <= 1 || series.name == kTargetAlone) &&
-        (reached.best == nullptr || q > reached.best->Of(quality).mean))
-      reached.best = &point;
+    const auto faster = [&](const FrontierPoint* other) { return t < other->Of(latency).mean; };
+    if (q >= enough && (reached.fastest == nullptr || faster(reached.fastest))) reached.fastest = &point;
+    if (t > 1 && series.name != kTargetAlone) continue;
+    const double best = reached.best == nullptr ? -HUGE_VAL : reached.best->Of(quality).mean;
+    if (q > best || (q == best && faster(reached.best))) reached.best = &point;
   }
   return reached;
 }

@@ -135,6 +135,10 @@ class Planner {
   void CheckLists() {
     if (config_.draft_kind == DraftKind::kNone)
       Complain("draft", "a sweep compares rules, and rules need a draft; name one: draft: {model: FOLDER}");
+    if (!config_.sweep.texts.prompts.empty() &&
+        (config_.target.device != "cpu" || config_.draft.device != "cpu")) {
+      Complain("sweep.texts", "texts are scored on the CPU only; use device: cpu, or items alone");
+    }
     CheckList("sweep.temperatures", config_.sweep.temperatures);
     CheckList("sweep.gammas", config_.sweep.gammas);
     CheckList("sweep.seeds", config_.sweep.seeds);

@@ -46,6 +46,7 @@ std::vector<double> AsDoubles(const std::vector<float>& values) { return {values
 
 TextScorer::TextScorer(const ModelSpec& model, int32_t max_context, int32_t max_tokens, int32_t n_threads)
     : batch_(OneSlot(arena_, max_context, max_tokens, n_threads)),
+      prompt_(max_context),
       proposal_(NewProposal(arena_, batch_)),
       runner_(model.model, {.side = kTarget,
                             .dtype = model.dtype,
@@ -53,33 +54,40 @@ TextScorer::TextScorer(const ModelSpec& model, int32_t max_context, int32_t max_
                             .max_rows = std::max(kChunk, max_tokens + 1),
                             .n_workers = n_threads}),
       executor_(NewCpuExecutor({.n_threads = n_threads})) {
+  TANDEM_CHECK(!model.model->device().is_cuda());
   const int32_t n_vocab = model.model->shape().n_vocab;
   laws_ = NewLaws(arena_, proposal_.block, n_vocab, n_vocab);
   TANDEM_CHECK(runner_.cache().Reserve(0, max_context));
+  AdmitArgs admit{.slot = 0,
+                  .staged = &staged_,
+                  .prompt = prompt_.data(),
+                  .states = batch_.states,
+                  .tokens = batch_.tokens};
+  admit.pages[kTarget] = runner_.cache().page_row(0);
+  admit_.At(Lane::kTarget, Phase::kSettle);
+  admit_.Add(admit);
   prefill_.At(Lane::kTarget, Phase::kPrefill);
   runner_.Extend(prefill_, batch_, {.kind = PlanKind::kExtend, .chunk = kChunk}, {});
   score_.At(Lane::kTarget, Phase::kVerify);
   // The output as one long block: a forward gives the law at each of its positions.
   runner_.Extend(score_, batch_, {.kind = PlanKind::kVerify, .proposal = proposal_}, laws_);
+  for (const Program* program : {&admit_, &prefill_, &score_})
+    TANDEM_CHECK(executor_->Prepare(*program).ok());
 }
 
 LawBuffer TextScorer::Score(std::span<const int32_t> prompt, std::span<const int32_t> tokens) {
   TANDEM_CHECK(!prompt.empty() && !tokens.empty());
   TANDEM_CHECK(prompt.size() + tokens.size() <= static_cast<size_t>(batch_.tokens.stride));
   TANDEM_CHECK(tokens.size() < static_cast<size_t>(proposal_.block));
-  const SeqState staged = {.live = true, .length = static_cast<int32_t>(prompt.size())};
-  Admit({.slot = 0,
-         .staged = &staged,
-         .prompt = prompt.data(),
-         .states = batch_.states,
-         .tokens = batch_.tokens,
-         .pages = {runner_.cache().page_row(0)}});
+  staged_ = {.live = true, .length = static_cast<int32_t>(prompt.size())};
+  std::copy(prompt.begin(), prompt.end(), prompt_.begin());
   const auto n_proposed = static_cast<int32_t>(tokens.size()) - 1;  // nothing is asked after the last
   std::copy(tokens.begin(), tokens.begin() + n_proposed, proposal_.tokens);
   proposal_.n_proposed[0] = n_proposed;
+  executor_->Enqueue(admit_);
   for (size_t done = 0; done + 1 < prompt.size(); done += kChunk) executor_->Enqueue(prefill_);
   executor_->Enqueue(score_);
-  TANDEM_CHECK(executor_->WaitFor(0).ok());
+  TANDEM_CHECK(executor_->WaitFor(0).ok());  // a CPU does not fail
   return laws_;
 }
 
@@ -95,16 +103,17 @@ Law LawOf(const float* logits, int32_t n_vocab, const Sampling& sampling) {
   args.rows.n_logits = &one;
   args.rows.logits_row = &zero;
   args.rows.logits_out = &zero;
-  // The steps read the logits and write blocks and record only.
+  std::vector<LawBlock> blocks(NumLawBlocks(n_vocab));
+  // The steps read the logits and write the rest.
   args.laws = {.logits = const_cast<float*>(logits),
                .records = &record,
                .blocks = blocks.data(),
                .stride = n_vocab,
                .n_vocab = n_vocab};
   args.scratch = scratch.data();
-  LawBlocksCpu({args.states, args.rows, args.laws}, {0, 1});
+  LawBlocksCpu({.states = args.states, .rows = args.rows, .laws = args.laws}, {0, 1});
   LawCpu(args, {0, 1});
-  return {logits, n_vocab, record};
+  return {logits, n_vocab, record};  // its probabilities need no blocks
 }
 
 std::vector<double> Probabilities(const Law& law, int32_t n_vocab) {

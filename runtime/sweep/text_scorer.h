@@ -1,6 +1,7 @@
 // TextScorer: a model's laws along texts that are there already ("teacher forcing"): no sampling, no rule.
 //
-// Owns a cache and a workspace of its own beside the engine's. One thread calls it.
+// Owns a cache and a workspace of its own beside the engine's. One thread calls it. On the CPU only: the host reads
+// the logits where they are.
 #ifndef TANDEM_RUNTIME_SWEEP_TEXT_SCORER_H_
 #define TANDEM_RUNTIME_SWEEP_TEXT_SCORER_H_
 
@@ -30,15 +31,19 @@ class TextScorer {
 
   Arena arena_;
   Batch batch_;
+  SeqState staged_;
+  std::vector<int32_t> prompt_;  // [max_context]
   Proposal proposal_;
   ModelRunner runner_;
+  Program admit_;
   Program prefill_;
   Program score_;
   LawBuffer laws_;
   std::unique_ptr<Executor> executor_;  // last: it stops before what it uses is gone
 };
 
-// The law of a row of logits under `sampling`; it points into the row. Without its blocks: nothing is drawn from it.
+// The law of a row of logits under `sampling`; it points into the row and has no blocks, so nothing can be drawn from
+// it.
 Law LawOf(const float* logits, int32_t n_vocab, const Sampling& sampling);
 
 // The same law as a list, [n_vocab], of p and of p1.
