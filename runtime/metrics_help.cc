@@ -103,7 +103,10 @@ const Metric kMetrics[] = {
      "tokens that the draft proposed, wrote or deferred, those of a redone answer included (prefill not "
      "counted)",
      false, [](const Measured& m) -> MetricValue { return m.counts.draft_calls; }},
-    {"draft_token_share", "0 to 1", "output tokens written by the draft / num_emitted_tokens", false,
+    {"draft_token_share", "0 to 1",
+     "output tokens that are the draft's (kept, or not deferred; of a query cascade those of kept answers) / "
+     "num_emitted_tokens",
+     false,
      [](const Measured& m) -> MetricValue {
        return Ratio(m.counts.num_tokens_by_draft, m.counts.num_emitted_tokens);
      }},

@@ -33,7 +33,7 @@ struct SpeculationCounts {
   int64_t target_calls = 0;                   // rounds in which the target added a token
   int64_t draft_calls = 0;                    // tokens that the drafter proposed, wrote or deferred
   int64_t num_emitted_tokens = 0;             // output tokens
-  int64_t num_tokens_by_draft = 0;            // of them, written by the draft: kept, or not deferred
+  int64_t num_tokens_by_draft = 0;            // of them, the draft's: kept, not deferred, of a kept answer
   int64_t num_judged = 0;                     // positions that the rule looked at
   int64_t num_deferred = 0;                   // of them, handed to the target
   int64_t num_scored_answers = 0;             // query cascade: answers of the draft

@@ -144,6 +144,7 @@ void QueryCascade::Redone(size_t index, const RequestResult& pair) {
   result.token_ns = pair.token_ns;
   result.log_probs = pair.log_probs;
   result.counts.Add(pair.counts);
+  result.counts.num_tokens_by_draft = 0;  // what speculation keeps is the target's word
   result.stages.push_back(
       {"target", pair.admitted_ns, pair.finished_ns, static_cast<int64_t>(pair.token_ids.size())});
   Finish(item);

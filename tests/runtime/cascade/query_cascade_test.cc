@@ -170,6 +170,7 @@ TEST(QueryCascade, ItsLimitsAreTheModelsAlone) {
         const SpeculationCounts& counts = results[i].counts;
         ASSERT_EQ(results[i].token_ids, target[i]) << "gamma " << way.gamma;
         ASSERT_EQ(counts.num_deferred_answers, 1);
+        ASSERT_EQ(counts.num_tokens_by_draft, 0);
         ASSERT_EQ(counts.num_emitted_tokens, static_cast<int64_t>(target[i].size()));
         ASSERT_EQ(counts.draft_calls, static_cast<int64_t>(draft[i].size()) + counts.num_draft_tokens);
         ASSERT_EQ(counts.num_draft_tokens > 0, way.gamma > 0);
