@@ -125,6 +125,8 @@ struct SweepConfig {
   PromptConfig texts;  // without
   std::vector<RuleGrid> rules;
   std::vector<double> min_p = {0.9, 0.5, 0.1};
+  std::vector<double> token_cascade = {0.1, 0.5, 0.9};      // alphas of chow
+  std::vector<double> query_cascade = {-0.3, -0.1, -0.03};  // thresholds of the mean log-probability
   std::vector<double> temperatures = {0, 1};
   std::vector<int32_t> gammas = {5};
   std::vector<int32_t> seeds = {1, 2};

@@ -159,6 +159,16 @@ const ConfigKey kKeys[] = {
      "lossless speculation with both laws cut off at these sampling.min_p (T > 0): what rules that truncate "
      "are compared with",
      TANDEM_FIELD(sweep.min_p), 0, 1},
+    {"sweep.token_cascade",
+     "token-level cascades without speculation, by Chow's rule with these alphas: the target is called for "
+     "the "
+     "tokens that the draft defers",
+     TANDEM_FIELD(sweep.token_cascade), 0, 1},
+    {"sweep.query_cascade",
+     "query-level cascades: the draft's answers whose mean log-probability per token is under these "
+     "thresholds "
+     "are redone by the target",
+     TANDEM_FIELD(sweep.query_cascade), -1e9, 1},
     {"sweep.temperatures", "each is a set of charts", TANDEM_FIELD(sweep.temperatures), 0, 100},
     {"sweep.gammas", "each is a set of charts", TANDEM_FIELD(sweep.gammas), 1, kMaxGamma - 1},
     {"sweep.seeds", "repetitions of every cell with T > 0", TANDEM_FIELD(sweep.seeds), 0, kInt32Max},

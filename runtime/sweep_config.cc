@@ -21,7 +21,7 @@ namespace {
 struct Preset {
   const char* name;
   std::vector<const char*> rules;
-  std::vector<double> min_p, temperatures;
+  std::vector<double> min_p, token_cascade, query_cascade, temperatures;
   std::vector<int32_t> gammas, seeds;
   int32_t items_per_category, max_texts, text_tokens, latency_per_category, latency_repetitions, tv_positions;
 };
@@ -33,21 +33,35 @@ std::vector<Preset> OtherPresets() {
     // `greedy` and `sample_match` have no parameter and are no frontier; `lossless` is among the baselines.
     if (entry.info->n_params() > 0) all.push_back(entry.info->name);
   }
-  return {
-      {"standard",
-       {"chow", "diff", "opt", "token_v1", "token_v2", "token_v3", "lossy_sd", "lenience", "mentored",
-        "bild"},
-       {0.9, 0.7, 0.5, 0.3, 0.1},
-       {0, 1},
-       {5},
-       {1, 2, 3},
-       40,
-       32,
-       64,
-       1,
-       5,
-       192},
-      {"full", all, {0.9, 0.7, 0.5, 0.3, 0.1}, {0, 0.5, 1}, {1, 3, 5, 8}, {1, 2, 3}, 0, 0, 128, 3, 5, 512}};
+  return {{"standard",
+           {"chow", "diff", "opt", "token_v1", "token_v2", "token_v3", "lossy_sd", "lenience", "mentored",
+            "bild"},
+           {0.9, 0.7, 0.5, 0.3, 0.1},
+           {0.1, 0.3, 0.5, 0.7, 0.9},
+           {-0.5, -0.2, -0.1, -0.05, -0.02},
+           {0, 1},
+           {5},
+           {1, 2, 3},
+           40,
+           32,
+           64,
+           1,
+           5,
+           192},
+          {"full",
+           all,
+           {0.9, 0.7, 0.5, 0.3, 0.1},
+           {0.1, 0.3, 0.5, 0.7, 0.9},
+           {-0.5, -0.2, -0.1, -0.05, -0.02},
+           {0, 0.5, 1},
+           {1, 3, 5, 8},
+           {1, 2, 3},
+           0,
+           0,
+           128,
+           3,
+           5,
+           512}};
 }
 
 struct KnownGrid {
@@ -261,6 +275,8 @@ void ApplyPreset(Config* config) {
     };
     apply("sweep.rules", &sweep.rules, NamedGrids(preset.rules));
     apply("sweep.min_p", &sweep.min_p, preset.min_p);
+    apply("sweep.token_cascade", &sweep.token_cascade, preset.token_cascade);
+    apply("sweep.query_cascade", &sweep.query_cascade, preset.query_cascade);
     apply("sweep.temperatures", &sweep.temperatures, preset.temperatures);
     apply("sweep.gammas", &sweep.gammas, preset.gammas);
     apply("sweep.seeds", &sweep.seeds, preset.seeds);

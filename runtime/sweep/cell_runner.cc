@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "runtime/cascade/cascade_config.h"
 #include "runtime/report_json.h"
 #include "runtime/rule_config.h"
 #include "runtime/sweep/answer_check.h"
@@ -47,6 +48,7 @@ absl::StatusOr<std::string> GuaranteeOf(const Cell& cell) {
   if (cell.kind == CellKind::kTargetAlone) return "exact";
   if (cell.kind == CellKind::kDraftAlone) return "lossy";
   if (cell.series == kTruncated) return "truncated";
+  if (cell.config.cascade.mode != "none") return "lossy";
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<Policy> policy, MakePolicy(cell.config));
   return policy->guarantee(cell.temperature == 0) == Guarantee::kExact ? "exact" : "lossy";
 }
@@ -95,14 +97,21 @@ int64_t CellRunner::n_requests() const {
   return static_cast<int64_t>(n);
 }
 
-absl::StatusOr<std::unique_ptr<Engine>> CellRunner::MakeEngine(const Cell& cell, Slots slots) const {
+absl::StatusOr<std::unique_ptr<Generator>> CellRunner::MakeGenerator(const Cell& cell, Slots slots) const {
+  if (cell.kind != CellKind::kPair) return MakeAlone(cell, slots);
+  EngineOptions options = MakeEngineOptions(cell.config);
+  if (slots == kSingle) options.n_slots = 1;
+  TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<Policy> policy, MakePolicy(cell.config));
+  if (!cell.config.cascade.is_query()) return Engine::Create(options, pair_.spec, std::move(policy));
+  return QueryCascade::Create(MakeQueryCascadeOptions(cell.config.cascade), options, pair_.spec,
+                              std::move(policy));
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> CellRunner::MakeAlone(const Cell& cell, Slots slots) const {
   EngineOptions options = MakeEngineOptions(cell.config);
   if (slots == kSingle) options.n_slots = 1;
   PairSpec spec = pair_.spec;
-  if (cell.kind == CellKind::kPair) {
-    TANDEM_ASSIGN_OR_RETURN(std::unique_ptr<Policy> policy, MakePolicy(cell.config));
-    return Engine::Create(options, std::move(spec), std::move(policy));
-  }
+  options.token_cascade = false;
   options.gamma = 0;
   if (cell.kind == CellKind::kDraftAlone) spec.target = *spec.draft;
   spec.draft.reset();
@@ -115,12 +124,12 @@ absl::Status CellRunner::PrepareEngines(const Cell& cell) {
   if (target_ == nullptr) {
     Cell alone = cell;
     alone.kind = CellKind::kTargetAlone;
-    TANDEM_ASSIGN_OR_RETURN(target_, MakeEngine(alone, kSingle));
+    TANDEM_ASSIGN_OR_RETURN(target_, MakeAlone(alone, kSingle));
   }
   if (engines_are_for_ == EngineKey(cell)) return absl::OkStatus();
   engines_are_for_ = "";
-  TANDEM_ASSIGN_OR_RETURN(batched_, MakeEngine(cell, kBatched));
-  TANDEM_ASSIGN_OR_RETURN(single_, MakeEngine(cell, kSingle));
+  TANDEM_ASSIGN_OR_RETURN(batched_, MakeGenerator(cell, kBatched));
+  TANDEM_ASSIGN_OR_RETURN(single_, MakeGenerator(cell, kSingle));
   engines_are_for_ = EngineKey(cell);
   return absl::OkStatus();
 }
@@ -132,7 +141,7 @@ absl::StatusOr<std::vector<Request>> CellRunner::RequestsOf(const Cell& cell,
   return MakeRequests(config, pair_);
 }
 
-absl::StatusOr<std::vector<RequestResult>> CellRunner::RunAll(Engine& engine,
+absl::StatusOr<std::vector<RequestResult>> CellRunner::RunAll(Generator& engine,
                                                               const std::vector<Request>& requests,
                                                               EngineListener* listener) const {
   for (const Request& request : requests) TANDEM_RETURN_IF_ERROR(engine.Submit(request));
@@ -144,7 +153,7 @@ absl::StatusOr<std::vector<RequestResult>> CellRunner::RunAll(Engine& engine,
   return results;
 }
 
-absl::StatusOr<Measured> CellRunner::RunOne(Engine& engine, const Request& request,
+absl::StatusOr<Measured> CellRunner::RunOne(Generator& engine, const Request& request,
                                             EngineListener* listener) const {
   engine.ResetTimes();
   TANDEM_ASSIGN_OR_RETURN(const std::vector<RequestResult> results, RunAll(engine, {request}, listener));
@@ -163,14 +172,14 @@ absl::StatusOr<Figures> CellRunner::Measure(const Cell& cell, const std::vector<
   TANDEM_ASSIGN_OR_RETURN(const std::vector<Request> subset,
                           RequestsOf(cell, FirstOfEachCategory(prompts, config_.sweep.latency_per_category)));
   // The first run of an engine touches its memory for the first time: not measured.
-  for (Engine* engine : {single_.get(), target_.get()})
+  for (Generator* engine : {single_.get(), static_cast<Generator*>(target_.get())})
     TANDEM_RETURN_IF_ERROR(RunOne(*engine, subset[0], nullptr).status());
   for (const Request& request : subset) {
     Measured own, targets;
     for (int32_t r = 0; r < config_.sweep.latency_repetitions; ++r) {
       // Neither side always comes first: what one leaves behind (caches, clocks, heat) falls on both.
       for (const bool target_turn : {r % 2 == 0, r % 2 != 0}) {
-        Engine& engine = target_turn ? *target_ : *single_;
+        Generator& engine = target_turn ? static_cast<Generator&>(*target_) : *single_;
         Measured& fastest = target_turn ? targets : own;
         TANDEM_ASSIGN_OR_RETURN(Measured one, RunOne(engine, request, listener));
         // The same tokens every time: what is slower was disturbed from outside.
@@ -195,7 +204,9 @@ void CellRunner::CheckItems(const std::vector<RequestResult>& results, CellResul
 void CellRunner::ScoreTexts(const Cell& cell, const std::vector<RequestResult>& results, CellResult* result) {
   const bool has_draft_law = pair_.spec.draft.has_value();
   const absl::StatusOr<std::unique_ptr<Policy>> policy = MakePolicy(cell.config);
-  const bool has_law = cell.kind != CellKind::kPair || (has_draft_law && (*policy)->kind() != Kind::kBlock);
+  const bool is_cascade = cell.config.cascade.mode != "none";
+  const bool has_law =
+      cell.kind != CellKind::kPair || (has_draft_law && !is_cascade && (*policy)->kind() != Kind::kBlock);
   const int32_t context = target_->max_context();
   if (target_scorer_ == nullptr) {
     target_scorer_ =

@@ -69,14 +69,16 @@ class CellRunner {
  private:
   enum Slots { kBatched, kSingle };
 
-  absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(const Cell& cell, Slots slots) const;
+  absl::StatusOr<std::unique_ptr<Generator>> MakeGenerator(const Cell& cell, Slots slots) const;
+  // One of the models alone: the draft if the cell says so, else the target.
+  absl::StatusOr<std::unique_ptr<Engine>> MakeAlone(const Cell& cell, Slots slots) const;
   // The engines for a cell: those of the last one, if they fit.
   absl::Status PrepareEngines(const Cell& cell);
-  absl::StatusOr<std::vector<RequestResult>> RunAll(Engine& engine, const std::vector<Request>& requests,
+  absl::StatusOr<std::vector<RequestResult>> RunAll(Generator& engine, const std::vector<Request>& requests,
                                                     EngineListener* listener) const;
   absl::StatusOr<Figures> Measure(const Cell& cell, const std::vector<Prompt>& prompts,
                                   EngineListener* listener, std::vector<RequestResult>* results);
-  absl::StatusOr<Measured> RunOne(Engine& engine, const Request& request, EngineListener* listener) const;
+  absl::StatusOr<Measured> RunOne(Generator& engine, const Request& request, EngineListener* listener) const;
   absl::StatusOr<std::vector<Request>> RequestsOf(const Cell& cell, const std::vector<Prompt>& prompts) const;
   void CheckItems(const std::vector<RequestResult>& results, CellResult* result) const;
   void ScoreTexts(const Cell& cell, const std::vector<RequestResult>& results, CellResult* result);
@@ -86,7 +88,8 @@ class CellRunner {
   const SweepPrompts prompts_;
   const int32_t n_threads_;
   std::string engines_are_for_;
-  std::unique_ptr<Engine> batched_, single_, target_;
+  std::unique_ptr<Generator> batched_, single_;
+  std::unique_ptr<Engine> target_;
   std::unique_ptr<TextScorer> target_scorer_, draft_scorer_;
 };
 

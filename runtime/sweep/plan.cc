@@ -34,10 +34,13 @@ struct Point {
   CellKind kind = CellKind::kPair;
   std::string series;
   Values values;
-  std::string rule;  // as YAML; empty: the file's does not matter
+  std::string rule;     // as YAML; empty: the file's does not matter
+  std::string cascade;  // as YAML; empty: none
   std::optional<double> min_p;
   Where where;
   bool greedy_is_lossless = false;
+
+  bool proposes() const { return kind == CellKind::kPair && series != kTokenCascade; }
 };
 
 std::string NumbersOf(const Values& values, const char* equals, const char* separator) {
@@ -86,6 +89,21 @@ std::vector<Point> AllPoints(const Config& config) {
     points.push_back(
         {.series = kTruncated, .values = {{"min_p", min_p}}, .rule = "{name: lossless}", .min_p = min_p});
   }
+  if (config.draft_kind == DraftKind::kModel) {
+    for (const double alpha : config.sweep.token_cascade) {
+      points.push_back(
+          {.series = kTokenCascade,
+           .values = {{"alpha", alpha}},
+           .cascade = absl::StrCat("{mode: token, rule: chow, alpha: ", ShortestNumber(alpha), "}")});
+    }
+    for (const double threshold : config.sweep.query_cascade) {
+      points.push_back({.series = kQueryCascade,
+                        .values = {{"threshold", threshold}},
+                        .rule = "{name: lossless}",
+                        .cascade = absl::StrCat(
+                            "{mode: query, score: mean, threshold: ", ShortestNumber(threshold), "}")});
+    }
+  }
   for (const RuleGrid& grid : config.sweep.rules) {
     for (Point& point : PointsOf(grid)) points.push_back(std::move(point));
   }
@@ -101,7 +119,7 @@ class Planner {
     CheckLists();
     for (size_t g = 0; g < config_.sweep.gammas.size(); ++g) {
       for (const Point& point : AllPoints(config_)) {
-        if (point.kind != CellKind::kPair && g > 0) continue;  // proposes nothing
+        if (!point.proposes() && g > 0) continue;
         for (const double temperature : config_.sweep.temperatures)
           AddSeeds(point, config_.sweep.gammas[g], temperature);
       }
@@ -168,16 +186,21 @@ class Planner {
     cell.label = absl::StrCat(point.series, point.values.empty() ? "" : " ",
                               point.values.empty() ? "" : NumbersOf({point.values[0]}, "=", ""));
     cell.temperature = temperature;
-    cell.gamma = point.kind == CellKind::kPair ? gamma : 0;
+    cell.gamma = point.proposes() ? gamma : 0;
     cell.seed = temperature == 0 ? 0 : seed;
     const auto set = [&](const char* path, const std::string& value) {
       const bool placed = !point.where.source.empty();
       cell.overrides.push_back(
           {path, value, false, placed ? point.where.Text() : absl::StrCat("--set ", path, "=", value)});
     };
-    if (point.kind == CellKind::kPair) {
+    if (!point.cascade.empty() || config_.cascade.mode != "none")
+      set("cascade", point.cascade.empty() ? "{mode: none}" : point.cascade);
+    if (point.proposes()) {
       set("rule", point.rule);
       set("speculation.gamma", absl::StrCat(gamma));
+    } else if (point.kind == CellKind::kPair) {
+      set("rule", "{}");
+      set("speculation", "{}");
     } else if (point.kind == CellKind::kTargetAlone) {
       set("draft", "none");
     }

@@ -39,6 +39,8 @@ inline constexpr const char* kTargetAlone = "target alone";
 inline constexpr const char* kDraftAlone = "draft alone";
 inline constexpr const char* kLossless = "lossless";
 inline constexpr const char* kTruncated = "lossless, min-p";
+inline constexpr const char* kTokenCascade = "token cascade";  // Chow's rule, no speculation
+inline constexpr const char* kQueryCascade = "query cascade";  // by the mean log-probability of an answer
 
 // The cells of `config`, which LoadConfig(config.file, overrides) gave, in the order in which they run: those that can
 // share an engine stand together. kInvalidArgument: everything that is wrong with the grid or a cell, by its place.

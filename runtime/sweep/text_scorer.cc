@@ -96,7 +96,6 @@ Law LawOf(const float* logits, int32_t n_vocab, const Sampling& sampling) {
   LawRecord record;
   int32_t zero = 0, one = 1;
   std::vector<float> scratch(n_vocab);
-  std::vector<LawBlock> blocks(NumLawBlocks(n_vocab));
   LawArgs args{};
   args.states = &state;
   args.rows.slot = &zero;
