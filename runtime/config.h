@@ -129,7 +129,7 @@ struct SweepConfig {
   std::vector<double> query_cascade = {-0.3, -0.1, -0.03};  // thresholds of the mean log-probability
   std::vector<double> temperatures = {0, 1};
   std::vector<int32_t> gammas = {5};
-  std::vector<int32_t> seeds = {1, 2};
+  std::vector<int32_t> seeds = {1};
   int32_t items_per_category = 12;
   int32_t max_texts = 12;
   int32_t text_tokens = 48;

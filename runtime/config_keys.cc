@@ -143,7 +143,7 @@ const ConfigKey kKeys[] = {
     {.path = "sweep.preset",
      .help =
          "what `tandem sweep` runs where the keys below do not say: quick takes minutes on the demo pair, "
-         "standard under an hour, full hours. The defaults shown are those of quick",
+         "standard about an hour, full hours. The defaults shown are those of quick",
      .field = TANDEM_FIELD(sweep.preset),
      .choices = "quick|standard|full"},
     {"sweep.items",
