@@ -62,7 +62,7 @@ class Plan : public testing::Test {
 TEST_F(Plan, EveryCombinationOnce) {
   const auto cells = Cells(
       "  rules: [{name: token_v3, alpha: [0.3, 0.7]}]\n  temperatures: [0, 0.5]\n  gammas: [2, 4]\n"
-      "  seeds: [7, 9]\n  min_p: [0.2]\n");
+      "  seeds: [7, 9]\n  min_p: [0.2]\n  token_cascade: []\n  query_cascade: []\n");
   ASSERT_TRUE(cells.ok()) << cells.status();
   EXPECT_THAT(
       Labels(*cells),
@@ -110,7 +110,7 @@ TEST_F(Plan, ACellIsTheFileWithItsOverrides) {
 TEST_F(Plan, WhatGreedyOutputDoesNotDependOnIsLeftOut) {
   const auto cells = Cells(
       "  rules: [{name: lossy_sd, alpha: [0.3, 0.7]}, {name: lenience, lenience: [0.3, 0.7]}]\n"
-      "  temperatures: [0]\n  min_p: []\n");
+      "  temperatures: [0]\n  min_p: []\n  token_cascade: []\n  query_cascade: []\n");
   ASSERT_TRUE(cells.ok()) << cells.status();
   // lossy_sd keeps at T = 0 what the target would write, whatever its alpha; lenience does not.
   EXPECT_THAT(Labels(*cells),
@@ -119,10 +119,36 @@ TEST_F(Plan, WhatGreedyOutputDoesNotDependOnIsLeftOut) {
                           "lenience lenience=0.7 T0 g5 s0"));
 }
 
+// Token by token nothing is proposed, so no gamma moves it; a query cascade's second stage is the lossless pair.
+TEST_F(Plan, CascadesWithoutSpeculation) {
+  const auto cells = Cells(
+      "  rules: [opt]\n  temperatures: [0]\n  gammas: [2, 4]\n  token_cascade: [0.2, 0.6]\n"
+      "  query_cascade: [-0.5]\n");
+  ASSERT_TRUE(cells.ok()) << cells.status();
+  std::vector<std::string> labels;
+  for (const std::string& label : Labels(*cells))
+    if (label.find("cascade") != std::string::npos) labels.push_back(label);
+  EXPECT_THAT(labels,
+              ElementsAre("token cascade alpha=0.2 T0 g0 s0", "token cascade alpha=0.6 T0 g0 s0",
+                          "query cascade threshold=-0.5 T0 g2 s0", "query cascade threshold=-0.5 T0 g4 s0"));
+  for (const Cell& cell : *cells) {
+    const CascadeConfig& cascade = cell.config.cascade;
+    EXPECT_EQ(cascade.is_token(), cell.series == kTokenCascade) << cell.label;
+    EXPECT_EQ(cascade.is_query(), cell.series == kQueryCascade) << cell.label;
+    if (cascade.is_token()) {
+      EXPECT_EQ(cascade.parameters.at("alpha").value, cell.value);
+    }
+    if (cascade.is_query()) {
+      EXPECT_EQ(cascade.threshold, -0.5);
+      EXPECT_EQ(cell.config.rule.name, "lossless");
+    }
+  }
+}
+
 TEST_F(Plan, SeveralParametersAreACurveEach) {
   const auto cells = Cells(
       "  rules: [{name: bild, rollback: [1, 2], fallback: [0.3, 0.6]}]\n  temperatures: [1]\n  seeds: [1]\n"
-      "  min_p: []\n");
+      "  min_p: []\n  token_cascade: []\n  query_cascade: []\n");
   ASSERT_TRUE(cells.ok()) << cells.status();
   std::set<std::string> series;
   for (const Cell& cell : *cells) series.insert(cell.series);
