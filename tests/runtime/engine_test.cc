@@ -275,7 +275,8 @@ TEST(Engine, GammaZeroIsTheProgramOfNoDraft) {
   auto none = MakeEngine({.gamma = 0, .max_context = 64}, PairWith("none"), MakePolicy());
   auto zero = MakeEngine({.gamma = 0, .max_context = 64}, PairWith("model"), MakePolicy());
   EXPECT_EQ(listing(*none), listing(*zero));
-  EXPECT_EQ(listing(*none), "wait record wait plan hash_chain advance law_blocks law judge settle publish record ");
+  EXPECT_EQ(listing(*none),
+            "wait record wait plan hash_chain advance law_blocks law judge settle publish record ");
 }
 
 }  // namespace
