@@ -3,7 +3,8 @@
     python3 items.py --corpora CORPORA --out ../../configs/prompts
 
 tasks.jsonl: of every family in tasks.FAMILIES, instances that no model is trained on (tasks.is_held_out), in turns, so
-that the first N of each family are the first lines. text.jsonl: openings from books.valid.txt and docs.valid.txt, which
+that the first N of each family are the first lines. withheld.jsonl: the same of the family that only the specialised draft
+knows. text.jsonl: openings from books.valid.txt and docs.valid.txt, which
 nothing is trained on. Run again when tasks.py changes: nothing here knows a family.
 """
 
@@ -18,9 +19,9 @@ import tasks
 END = "<|endoftext|>"
 
 
-def task_items(seed, count):
+def task_items(families, seed, count):
     check = {"kind": "after", "mark": tasks.MARK}  # tasks.final
-    streams = {f: tasks.instances(f, seed, count, held_out=True) for f in tasks.FAMILIES}
+    streams = {f: tasks.instances(f, seed, count, held_out=True) for f in families}
     for i in range(count):
         for family, stream in streams.items():
             prompt, answer = next(stream)
@@ -56,7 +57,8 @@ def main():
     p.add_argument("--characters", type=int, default=120, help="of an opening, at most")
     p.add_argument("--seed", type=int, default=2026, help="not train.py's, whose held-out instances chose its figures")
     a = p.parse_args()
-    write(a.out / "tasks.jsonl", task_items(a.seed, a.count))
+    write(a.out / "tasks.jsonl", task_items(tasks.FAMILIES, a.seed, a.count))
+    write(a.out / "withheld.jsonl", task_items(tasks.WITHHELD, a.seed, a.count))
     if a.corpora is None:
         return
     corpora = {"prose": "books.valid.txt", "technical": "docs.valid.txt"}
