@@ -21,6 +21,7 @@ struct LookupArgs {
 };
 
 void Lookup(const LookupArgs& args);
+void LookupCuda(const LookupArgs& args, CudaStream stream);
 
 class NgramDrafter : public Drafter {
  public:

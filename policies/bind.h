@@ -17,6 +17,8 @@
 
 namespace tandem {
 
+struct JudgeArgs;  // policies/judge.h
+
 enum class Kind : int32_t { kLaw, kTokenWise, kTest, kBlock };
 
 // The whole vocabulary at one position; q1 and p1 null unless the rule needs them. [n]
@@ -131,12 +133,14 @@ struct RuleEntry {
   int (*keep)(const float* params, const Row* rows, int n, const bool* heads) = nullptr;
   float (*draft_stop)(const float* params) = nullptr;
   ImpliedSplit (*implied)(const float* params, const PositionLaws& laws) = nullptr;
+  // Launches the judge's kernels of this rule; null in a build without CUDA, and for a rule that is not built in.
+  void (*judge_cuda)(const JudgeArgs& args, CudaStream stream) = nullptr;
 };
 
 namespace internal {
 
 template <typename R>
-R MakeRule(const float* params) {
+TANDEM_HD R MakeRule(const float* params) {
   R rule{};
   if constexpr (R::kInfo.n_params() > 0) {
     static_assert(sizeof(R) == R::kInfo.n_params() * sizeof(float),
@@ -148,7 +152,7 @@ R MakeRule(const float* params) {
 
 // f(leading..., d) if R has a Derived, else f(leading...).
 template <typename R, typename F, typename... Args>
-auto WithDerived(const Solved& solved, F f, const Args&... args) {
+TANDEM_HD auto WithDerived(const Solved& solved, F f, const Args&... args) {
   if constexpr (HasDerived<R>) {
     typename R::Derived derived;
     std::memcpy(&derived, solved.derived, sizeof(derived));
@@ -171,11 +175,11 @@ struct Bound {
     std::memcpy(solved->derived, &derived, sizeof(derived));
   }
 
-  static bool Keeps(const R& rule, const Token& token, const Row& row, const Solved& solved) {
+  TANDEM_HD static bool Keeps(const R& rule, const Token& token, const Row& row, const Solved& solved) {
     return WithDerived<R>(
         solved, [&](const auto&... args) { return rule.keeps(args...); }, token, row);
   }
-  static Token Proposed(const Row& row) { return {row.x, row.q.x, row.p.x, row.q1.x, row.p1.x}; }
+  TANDEM_HD static Token Proposed(const Row& row) { return {row.x, row.q.x, row.p.x, row.q1.x, row.p1.x}; }
 
   static void Rest(const float* params, const Row& row, const Tokens& tokens, Solved* solved) {
     const R rule = MakeRule<R>(params);
@@ -183,7 +187,7 @@ struct Bound {
         Sum(tokens)([&](const Token& token) { return Keeps(rule, token, row, *solved) ? 0.f : token.q; });
   }
 
-  static bool Defers(const float* params, const Row& row, const Solved& solved) {
+  TANDEM_HD static bool Defers(const float* params, const Row& row, const Solved& solved) {
     const R rule = MakeRule<R>(params);
     if constexpr (requires { rule.defers(row); }) {
       return rule.defers(row);
@@ -192,7 +196,7 @@ struct Bound {
     }
   }
 
-  static float Pi(const R& rule, const Token& token, const Row& row, const Solved& solved) {
+  TANDEM_HD static float Pi(const R& rule, const Token& token, const Row& row, const Solved& solved) {
     if constexpr (TokenWiseRule<R>) {
       const float kept = Keeps(rule, token, row, solved) ? token.q : 0;
       return kept + static_cast<float>(solved.rest) * token.p;
@@ -202,13 +206,32 @@ struct Bound {
     }
   }
 
-  static float Value(const float* params, const Row& row, const Solved& solved) {
+  TANDEM_HD static float Value(const float* params, const Row& row, const Solved& solved) {
     const R rule = MakeRule<R>(params);
     if constexpr (TestRule<R>) {
       return WithDerived<R>(
           solved, [&](const auto&... args) { return rule.accept(args...); }, row);
     } else {
       return Pi(rule, Proposed(row), row, solved);
+    }
+  }
+
+  // A token's weight as a replacement of the proposed one; bad: no probability, 0 or 1.
+  struct Weight {
+    float value;
+    int bad;
+  };
+  TANDEM_HD static Weight WeightOf(const R& rule, const Token& token, const Row& row, const Solved& solved,
+                                   float scale) {
+    if constexpr (LawRule<R> || TokenWiseRule<R>) {
+      const float pi = Pi(rule, token, row, solved);
+      const float weight = scale * pi - token.q;
+      // 2: room for rounding, not for infinity
+      return {weight > 0 ? weight : 0, static_cast<int>(!(pi >= 0)) | static_cast<int>(!(pi < 2))};
+    } else {
+      const float weight = WithDerived<R>(
+          solved, [&](const auto&... args) { return rule.fallback(args...); }, token, row);
+      return {weight, static_cast<int>(!(weight >= 0)) | static_cast<int>(!(weight < 1e30f))};
     }
   }
 
@@ -222,19 +245,9 @@ struct Bound {
     const Tokens tokens = tokens_in;
     const float scale = static_cast<float>(factor);
     auto one = [&](int32_t v) {
-      const Token token = tokens.at<R::kInfo.needs>(v);
-      if constexpr (LawRule<R> || TokenWiseRule<R>) {
-        const float pi = Pi(rule, token, row, solved);
-        const float weight = scale * pi - token.q;
-        out[v - begin] = weight > 0 ? weight : 0;
-        return static_cast<int>(!(pi >= 0)) |
-               static_cast<int>(!(pi < 2));  // 2: room for rounding, not for infinity
-      } else {
-        const float weight = WithDerived<R>(
-            solved, [&](const auto&... args) { return rule.fallback(args...); }, token, row);
-        out[v - begin] = weight;
-        return static_cast<int>(!(weight >= 0)) | static_cast<int>(!(weight < 1e30f));
-      }
+      const Weight weight = WeightOf(rule, tokens.at<R::kInfo.needs>(v), row, solved, scale);
+      out[v - begin] = weight.value;
+      return weight.bad;
     };
     constexpr int kLanes = 16;  // as in TokenSum
     int bad[kLanes] = {};

@@ -45,7 +45,8 @@ struct JudgeArgs {
   Scores scores;
   Verdicts verdicts;
   const double* total_variation;  // TotalVariationArgs::out; null unless the rule needs it and q is known
-  float* scratch;                 // [n_workers, JudgeScratch(n_vocab)]
+  // CPU: fp32 [n_workers, scratch_stride], JudgeScratch(n_vocab) each. CUDA: JudgedPosition [n_slots, block].
+  void* scratch;
   int64_t scratch_stride;
 };
 
@@ -53,6 +54,20 @@ struct JudgeArgs {
 int64_t JudgeScratch(int32_t n_vocab);
 
 void JudgeCpu(const JudgeArgs& args, Worker worker);
+
+// CUDA: every position of the block at once, for none of them needs another: its row, and what its rule solves for.
+struct JudgedPosition {
+  Row row;
+  Solved solved;
+  Fault fault = Fault::kNone;
+  bool has_solved = false, has_rest = false;
+  double chance = -1, exact_chance = -1;  // as SlotJudge asks for them
+};
+
+// The rule's kernels: all positions, then slot after slot the decisions. Instantiated for every built-in rule, in a file
+// that the build generates (policies/rules.cmake).
+template <typename R>
+void JudgeCuda(const JudgeArgs& args, CudaStream stream);
 
 }  // namespace tandem
 

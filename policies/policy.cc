@@ -176,8 +176,12 @@ Verdicts Policy::judge(Program& round, const Batch& batch, const Proposal& propo
   args.proposal = proposal;
   args.scores = scores;
   args.verdicts = verdicts;
-  args.scratch_stride = JudgeScratch(n_vocab);
-  args.scratch = arena_.New<float>(static_cast<size_t>(batch.n_workers) * args.scratch_stride);
+  if (batch.device.is_cuda()) {
+    args.scratch = arena_.New<JudgedPosition>(static_cast<size_t>(batch.n_slots) * scores.block);
+  } else {
+    args.scratch_stride = JudgeScratch(n_vocab);
+    args.scratch = arena_.New<float>(static_cast<size_t>(batch.n_workers) * args.scratch_stride);
+  }
   round.Add(args);
   return verdicts;
 }

@@ -109,7 +109,8 @@ Engine::Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Poli
                                  .n_tokens = options_.cache_tokens,
                                  .max_context = options_.max_context},
                        .max_rows = std::max(options_.prefill_chunk, options_.n_slots * (options_.gamma + 1)),
-                       .n_workers = options_.n_threads};
+                       .n_workers = options_.n_threads,
+                       .catches_up = options_.token_cascade};
   verifier_ = std::make_unique<Verifier>(pair_.target.model, runner);
   std::vector<PagedCache*> caches = {&verifier_->runner().cache()};
   if (options_.gamma == 0) {

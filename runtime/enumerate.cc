@@ -27,6 +27,24 @@ void OutcomeSweep::Cell(const UniformKey& asked, double low, double high) {
   number->end = std::min(number->end, high);
 }
 
+void OutcomeSweep::Fill(UniformTable* table) const {
+  table->n_cells = 0;
+  table->n_numbers = static_cast<int32_t>(std::min<size_t>(path_.size(), UniformTable::kCapacity));
+  for (int32_t i = 0; i < table->n_numbers; ++i) table->numbers[i] = {path_[i].key, path_[i].value};
+}
+
+absl::Status OutcomeSweep::TakeCells(const UniformTable& table) {
+  TANDEM_CHECK(!rekey) << "steps look numbers up by their own keys";
+  if (path_.size() > UniformTable::kCapacity || table.n_cells > UniformTable::kCapacity)
+    return absl::ResourceExhaustedError("a run of more decisions than a table of numbers holds");
+  for (int32_t i = 0; i < table.n_cells; ++i) {
+    const UniformTable::Cell& cell = table.cells[i];
+    Draw(cell.key);
+    Cell(cell.key, cell.low, cell.high);
+  }
+  return absl::OkStatus();
+}
+
 std::vector<double> OutcomeSweep::Run(const std::function<int64_t()>& run) {
   path_.clear();
   n_runs_ = 0;

@@ -11,6 +11,7 @@
 #include <functional>
 #include <vector>
 
+#include "runtime/core/status.h"
 #include "runtime/core/uniforms.h"
 
 namespace tandem {
@@ -26,6 +27,11 @@ class OutcomeSweep : public UniformProbe {
   // give up. The law of the outcomes; empty if it gave up.
   std::vector<double> Run(const std::function<int64_t()>& run);
   int64_t n_runs() const { return n_runs_; }
+
+  // For steps that cannot call the sweep: the numbers of the path into a table before a run, and after it what the steps
+  // decided, in its order. Not with `rekey`. kResourceExhausted: more numbers or cells than a table holds.
+  void Fill(UniformTable* table) const;
+  absl::Status TakeCells(const UniformTable& table);
 
   double Draw(const UniformKey& key) override;
   void Cell(const UniformKey& key, double low, double high) override;

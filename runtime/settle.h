@@ -74,6 +74,11 @@ void Settle(const SettleArgs& args);
 void Publish(const PublishArgs& args);
 void Cut(const CutArgs& args);
 
+void AdmitCuda(const AdmitArgs& args, CudaStream stream);
+void SettleCuda(const SettleArgs& args, CudaStream stream);
+void PublishCuda(const PublishArgs& args, CudaStream stream);
+void CutCuda(const CutArgs& args, CudaStream stream);
+
 }  // namespace tandem
 
 #endif  // TANDEM_RUNTIME_SETTLE_H_

@@ -18,6 +18,7 @@ struct EmbedArgs {
 
 void EmbedReference(const EmbedArgs& args);
 void EmbedCpu(const EmbedArgs& args, Worker worker);
+void EmbedCuda(const EmbedArgs& args, CudaStream stream);
 
 }  // namespace tandem
 

@@ -23,7 +23,7 @@ struct HashChainArgs {
   LawBuffer out;  // logits of the planned logits rows
 };
 
-inline uint64_t HashMix(uint64_t hash, uint64_t value) {
+TANDEM_HD inline uint64_t HashMix(uint64_t hash, uint64_t value) {
   uint64_t x = hash * 0x9E3779B97F4A7C15u + value + 0x632BE59BD9B4E019u;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
@@ -31,12 +31,14 @@ inline uint64_t HashMix(uint64_t hash, uint64_t value) {
 }
 
 // The logit of v after a prefix with this hash.
-inline float HashLogit(uint64_t hash, int32_t v, float spread) {
+TANDEM_HD inline float HashLogit(uint64_t hash, int32_t v, float spread) {
   const uint64_t bits = HashMix(hash, static_cast<uint64_t>(v) + 1);
+  // The product is exact, so that it does not matter whether it is fused with the difference.
   return spread * (static_cast<float>(bits >> 40) * (2.f / 16777216.f) - 1.f);
 }
 
 void HashChain(const HashChainArgs& args);  // serial
+void HashChainCuda(const HashChainArgs& args, CudaStream stream);
 
 }  // namespace tandem
 

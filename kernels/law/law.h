@@ -33,12 +33,14 @@ struct LawArgs {
   const SeqState* states;
   RowPlan rows;    // logits_out names the rows of `laws`; slot[logits_row] their sequence
   LawBuffer laws;  // logits and blocks in; records and the blocks' masses out
-  float* scratch;  // [n_workers, laws.stride]
+  float* scratch;  // [n_workers, laws.stride]; the CPU's
 };
 
 void LawReference(const LawArgs& args);  // from the logits alone; sorts, sums in double
 void LawBlocksCpu(const LawBlocksArgs& args, Worker worker);
 void LawCpu(const LawArgs& args, Worker worker);
+void LawBlocksCuda(const LawBlocksArgs& args, CudaStream stream);
+void LawCuda(const LawArgs& args, CudaStream stream);
 
 // out[v - begin] = p(v), or p1(v), for begin <= v < end; 0 outside the law's vocabulary, one-hot for p at T =
 // 0. What is under 2^-125 is 0. REQUIRES: law.finite(). SIMD with run-time dispatch; p(v) has the same bits

@@ -56,6 +56,60 @@ TANDEM_HD inline int32_t WantedProposals(const SeqState& state) {
   return wanted > 0 ? wanted : 0;
 }
 
+// The rows of one slot: positions first .. first + n_rows - 1; the logits of the last n_logits of them are wanted, in rows
+// `out` and on of the logits buffer.
+struct SlotRows {
+  int32_t first = 0;
+  int32_t n_rows = 0;
+  int32_t n_logits = 0;
+  int32_t out = 0;
+};
+
+// Draft step 0 of a slot: what sets the round's proposal to empty.
+TANDEM_HD inline void BeginProposal(const PlanArgs& args, int32_t slot) {
+  args.proposal.wanted[slot] = WantedProposals(args.states[slot]);
+  args.proposal.n_proposed[slot] = 0;
+  args.proposal.fault[slot] = Fault::kNone;
+}
+
+// `room`: rows that the plan still has room for. Draft step 0 comes after BeginProposal.
+TANDEM_HD inline SlotRows RowsOf(const PlanArgs& args, int32_t slot, int32_t room) {
+  const SeqState& state = args.states[slot];
+  if (!state.live) return {};
+  const int32_t begin = state.rows[args.side];
+  const int32_t block = args.proposal.block;
+  if (args.kind == PlanKind::kExtend) {
+    int32_t end = (begin / args.chunk + 1) * args.chunk;
+    if (end > state.length - 1) end = state.length - 1;
+    if (end > begin + room) end = begin + room;
+    return {begin, end > begin ? end - begin : 0, 0, 0};
+  }
+  if (args.kind == PlanKind::kVerify && state.writer == Writer::kDraft) return {};
+  if (args.kind == PlanKind::kVerify && state.writer == Writer::kTarget) {
+    // The target of a token cascade has sat out since it was asked last: as many rows as there is room for.
+    const int32_t end = state.length < begin + room ? state.length : begin + room;
+    if (end <= begin) return {};
+    return {begin, end - begin, end == state.length ? 1 : 0, slot * block};
+  }
+  if (args.kind == PlanKind::kVerify) {
+    const int32_t n_proposed = args.proposal.n_proposed[slot];
+    return {begin, state.length + n_proposed - begin, n_proposed + 1, slot * block};
+  }
+  const int32_t wanted = args.proposal.wanted[slot];
+  if (!(wanted > args.index || (args.bonus_law && wanted == args.index))) return {};
+  if (args.index == 0) return {begin, state.length - begin, 1, slot * block};
+  return {state.length + args.index - 1, 1, 1, slot * block + args.index};
+}
+
+// The token at `position`: committed, or proposed behind what is.
+TANDEM_HD inline int32_t PlannedToken(const PlanArgs& args, int32_t slot, int32_t position) {
+  const int32_t length = args.states[slot].length;
+  const int32_t token = position < length
+                            ? args.tokens.of(slot)[position]
+                            : args.proposal.tokens[slot * args.proposal.block + (position - length)];
+  return token < args.n_vocab ? token : 0;
+}
+
 // rows[side] = position + 1 of each planned row. The only step but settle and admit that writes rows[].
 struct AdvanceArgs {
   static constexpr Op kOp = Op::kAdvance;
@@ -67,6 +121,8 @@ struct AdvanceArgs {
 // Serial steps: worker 0 runs them.
 void Plan(const PlanArgs& args);
 void Advance(const AdvanceArgs& args);
+void PlanCuda(const PlanArgs& args, CudaStream stream);
+void AdvanceCuda(const AdvanceArgs& args, CudaStream stream);
 
 }  // namespace tandem
 

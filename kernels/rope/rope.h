@@ -38,8 +38,10 @@ struct RopeAppendArgs {
 
 void RopeAnglesReference(const RopeAnglesArgs& args);
 void RopeAnglesCpu(const RopeAnglesArgs& args, Worker worker);
+void RopeAnglesCuda(const RopeAnglesArgs& args, CudaStream stream);
 void RopeAppendReference(const RopeAppendArgs& args);
 void RopeAppendCpu(const RopeAppendArgs& args, Worker worker);
+void RopeAppendCuda(const RopeAppendArgs& args, CudaStream stream);
 
 }  // namespace tandem
 

@@ -25,6 +25,7 @@ struct SampleArgs {
 };
 
 void SampleCpu(const SampleArgs& args, Worker worker);
+void SampleCuda(const SampleArgs& args, CudaStream stream);
 
 inline constexpr int kMaxDrawBlocks = 1024;
 

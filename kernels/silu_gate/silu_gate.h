@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "runtime/core/platform.h"
 #include "runtime/core/program.h"
 #include "runtime/core/worker.h"
 
@@ -19,6 +20,7 @@ struct SiluGateArgs {
 
 void SiluGateReference(const SiluGateArgs& args);
 void SiluGateCpu(const SiluGateArgs& args, Worker worker);
+void SiluGateCuda(const SiluGateArgs& args, CudaStream stream);
 
 }  // namespace tandem
 

@@ -22,6 +22,7 @@ struct TotalVariationArgs {
 };
 
 void TotalVariationCpu(const TotalVariationArgs& args, Worker worker);
+void TotalVariationCuda(const TotalVariationArgs& args, CudaStream stream);
 
 }  // namespace tandem
 

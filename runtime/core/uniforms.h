@@ -21,7 +21,10 @@ struct UniformKey {
   int32_t offset = 0;     // position in the round, from 0
   Purpose purpose = Purpose::kDraft;
 
-  friend bool operator==(const UniformKey&, const UniformKey&) = default;
+  TANDEM_HD friend bool operator==(const UniformKey& a, const UniformKey& b) {
+    return a.seed == b.seed && a.sequence == b.sequence && a.base == b.base && a.offset == b.offset &&
+           a.purpose == b.purpose;
+  }
 };
 
 struct Philox4x32 {
@@ -62,13 +65,52 @@ class UniformProbe {
   virtual void Cell(const UniformKey& key, double low, double high) = 0;
 };
 
-// What steps are handed: the generator, or a probe in its place.
+// UniformTable: a probe for steps that run where the host's code cannot: plain memory that both see. The host fills in
+// the numbers before a run; a key that is not among them gives 0, as a probe gives for one it has not been asked for.
+// Steps write down the cells of their decisions, and the host reads them after the run. Slow; for a few numbers.
+struct UniformTable {
+  static constexpr int kCapacity = 64;
+  struct Number {
+    UniformKey key;
+    double value = 0;
+  };
+  struct Cell {
+    UniformKey key;
+    double low = 0, high = 1;
+  };
+  int32_t n_numbers = 0;
+  int32_t n_cells = 0;  // more than kCapacity: those past it were lost
+  Number numbers[kCapacity];
+  Cell cells[kCapacity];
+};
+
+// What steps are handed: the generator, or a probe or table in its place.
 struct Uniforms {
   UniformProbe* probe = nullptr;
+  UniformTable* table = nullptr;
 
-  double Draw(const UniformKey& key) const { return probe != nullptr ? probe->Draw(key) : UniformOf(key); }
-  void Cell(const UniformKey& key, double low, double high) const {
+  TANDEM_HD double Draw(const UniformKey& key) const {
+    if (table != nullptr) {
+      for (int32_t i = 0; i < table->n_numbers; ++i) {
+        if (table->numbers[i].key == key) return table->numbers[i].value;
+      }
+      return 0;
+    }
+#ifndef __CUDA_ARCH__
+    if (probe != nullptr) return probe->Draw(key);
+#endif
+    return UniformOf(key);
+  }
+  // REQUIRES, with a table: no two threads at a time.
+  TANDEM_HD void Cell(const UniformKey& key, double low, double high) const {
+    if (table != nullptr) {
+      const int32_t i = table->n_cells++;
+      if (i < UniformTable::kCapacity) table->cells[i] = {key, low, high};
+      return;
+    }
+#ifndef __CUDA_ARCH__
     if (probe != nullptr) probe->Cell(key, low, high);
+#endif
   }
 };
 

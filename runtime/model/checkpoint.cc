@@ -8,14 +8,18 @@
 #include <map>
 #include <utility>
 
+#include "runtime/core/cuda.h"
 #include "runtime/model/arch/registry.h"
 #include "runtime/model/json.h"
 
 namespace tandem {
 
 WeightReader::WeightReader(std::shared_ptr<const Safetensors> weights, const ModelConfig& config,
-                           const std::string& folder)
-    : weights_(std::move(weights)), folder_(folder), config_path_(config.path) {}
+                           const std::string& folder, Device device)
+    : weights_(std::move(weights)),
+      folder_(folder),
+      config_path_(config.path),
+      copies_(std::make_shared<Arena>(device)) {}
 
 View WeightReader::Matrix(const std::string& name, int64_t n_rows, int64_t n_cols) {
   View view = Read(name, {n_rows, n_cols});
@@ -55,7 +59,13 @@ View WeightReader::Read(const std::string& name, const std::vector<int64_t>& sha
     return {};
   }
   used_.insert(tensor);
-  return {.data = tensor->data.data(), .dtype = *tensor->dtype};
+  const void* data = tensor->data.data();
+  if (device().is_cuda()) {
+    const void*& copy = copy_of_[tensor];
+    if (copy == nullptr) copy = copies_->Copy(tensor->data.data(), tensor->data.size());
+    data = copy;
+  }
+  return {.data = data, .dtype = *tensor->dtype};
 }
 
 namespace {
@@ -67,7 +77,7 @@ struct Loaded {
   std::shared_ptr<const Model> model;
 };
 
-absl::StatusOr<Loaded> Load(const std::string& folder) {
+absl::StatusOr<Loaded> Load(const std::string& folder, Device device = {}) {
   struct stat info = {};
   if (::stat(folder.c_str(), &info) != 0) {
     return absl::NotFoundError(
@@ -84,7 +94,7 @@ absl::StatusOr<Loaded> Load(const std::string& folder) {
   TANDEM_ASSIGN_OR_RETURN(loaded.config, ReadModelConfig(folder));
   TANDEM_ASSIGN_OR_RETURN(GenerationDefaults generation, ReadGenerationDefaults(folder));
   TANDEM_ASSIGN_OR_RETURN(loaded.weights, Safetensors::Open(folder));
-  WeightReader reader(loaded.weights, loaded.config, folder);
+  WeightReader reader(loaded.weights, loaded.config, folder, device);
   loaded.model = architecture->make(loaded.config, std::move(generation), reader);
   TANDEM_RETURN_IF_ERROR(reader.status());
   loaded.used = reader.used();
@@ -127,8 +137,9 @@ int64_t FirstNonFinite(const Tensor& tensor) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& folder) {
-  TANDEM_ASSIGN_OR_RETURN(Loaded loaded, Load(folder));
+absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& folder, Device device) {
+  TANDEM_RETURN_IF_ERROR(cuda::Check(device));
+  TANDEM_ASSIGN_OR_RETURN(Loaded loaded, Load(folder, device));
   return std::move(loaded.model);
 }
 

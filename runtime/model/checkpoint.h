@@ -3,6 +3,7 @@
 #ifndef TANDEM_RUNTIME_MODEL_CHECKPOINT_H_
 #define TANDEM_RUNTIME_MODEL_CHECKPOINT_H_
 
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -17,11 +18,11 @@ namespace tandem {
 
 // WeightReader: hands an architecture its tensors, checked against the shapes that the config asks for. It
 // keeps the first error (see status()), after which every view is empty, so that an architecture reads as a
-// list.
+// list. On a CUDA device the views are of copies there.
 class WeightReader {
  public:
   WeightReader(std::shared_ptr<const Safetensors> weights, const ModelConfig& config,
-               const std::string& folder);
+               const std::string& folder, Device device = {});
 
   View Matrix(const std::string& name, int64_t n_rows, int64_t n_cols);  // stored as [n_rows, n_cols]
   View Vector(const std::string& name, int64_t n);                       // stored as [n]; a view of [1, n]
@@ -29,6 +30,9 @@ class WeightReader {
   const absl::Status& status() const { return status_; }
   const std::shared_ptr<const Safetensors>& weights() const { return weights_; }
   const std::set<const Tensor*>& used() const { return used_; }
+  Device device() const { return copies_->device(); }
+  // What holds the views' data, beside weights(). A model keeps both.
+  const std::shared_ptr<Arena>& copies() const { return copies_; }
 
  private:
   View Read(const std::string& name, const std::vector<int64_t>& shape);
@@ -37,6 +41,8 @@ class WeightReader {
   std::string folder_;
   std::string config_path_;
   std::set<const Tensor*> used_;
+  std::shared_ptr<Arena> copies_;
+  std::map<const Tensor*, const void*> copy_of_;
   absl::Status status_;
 };
 

@@ -89,9 +89,10 @@ class Model {
   Device device_;
 };
 
-// Loads the checkpoint in `folder` (config.json and safetensors, as Hugging Face writes them). Errors name the file,
-// the key or tensor, what was expected and the cure.
-absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& folder);
+// Loads the checkpoint in `folder` (config.json and safetensors, as Hugging Face writes them); its weights are mapped on
+// the CPU and copied to a CUDA device, whose memory must hold them (runtime/memory_plan.h looks before). Errors name the
+// file, the key or tensor, what was expected and the cure; kUnavailable: there is no such device.
+absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& folder, Device device = {});
 
 }  // namespace tandem
 

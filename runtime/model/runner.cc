@@ -29,7 +29,24 @@ ModelRunner::ModelRunner(std::shared_ptr<const Model> model, const RunnerOptions
   rows_.logits_out = arena_.New<int32_t>(options.max_rows);
 }
 
+// What a device launches a forward for.
+int32_t ModelRunner::RowsAtMost(const What& what, const Batch& batch) const {
+  switch (what.kind) {
+    case PlanKind::kExtend:
+      break;
+    case PlanKind::kDraft:
+      return batch.n_slots * (what.index == 0 ? 2 : 1);
+    case PlanKind::kVerify:
+      if (!options_.catches_up) return batch.n_slots * what.proposal.block;
+      break;
+  }
+  return options_.max_rows;
+}
+
 RowPlan ModelRunner::Extend(Program& program, const Batch& batch, const What& what, const LawBuffer& out) {
+  RowPlan rows = rows_;
+  rows.capacity = RowsAtMost(what, batch);
+  TANDEM_CHECK(rows.capacity <= options_.max_rows);
   program.Add(PlanArgs{.kind = what.kind,
                        .side = options_.side,
                        .index = what.index,
@@ -40,12 +57,12 @@ RowPlan ModelRunner::Extend(Program& program, const Batch& batch, const What& wh
                        .states = batch.states,
                        .tokens = batch.tokens,
                        .proposal = what.proposal,
-                       .rows = rows_});
+                       .rows = rows});
   model_->Emit(
       program,
-      {.rows = rows_, .kv = cache_.layers(), .workspace = workspace_, .dtype = options_.dtype, .out = out});
-  program.Add(AdvanceArgs{.side = options_.side, .states = batch.states, .rows = rows_});
-  if (out.logits == nullptr) return rows_;
+      {.rows = rows, .kv = cache_.layers(), .workspace = workspace_, .dtype = options_.dtype, .out = out});
+  program.Add(AdvanceArgs{.side = options_.side, .states = batch.states, .rows = rows});
+  if (out.logits == nullptr) return rows;
   if (law_scratch_ == nullptr) {
     law_stride_ = out.stride;
     law_scratch_ = arena_.New<float>(static_cast<size_t>(options_.n_workers) * law_stride_);
@@ -53,10 +70,10 @@ RowPlan ModelRunner::Extend(Program& program, const Batch& batch, const What& wh
   TANDEM_CHECK(out.stride <= law_stride_);
   const Phase phase = program.phase();
   program.At(program.lane(), Phase::kRule);
-  program.Add(LawBlocksArgs{.states = batch.states, .rows = rows_, .laws = out});
-  program.Add(LawArgs{.states = batch.states, .rows = rows_, .laws = out, .scratch = law_scratch_});
+  program.Add(LawBlocksArgs{.states = batch.states, .rows = rows, .laws = out});
+  program.Add(LawArgs{.states = batch.states, .rows = rows, .laws = out, .scratch = law_scratch_});
   program.At(program.lane(), phase);
-  return rows_;
+  return rows;
 }
 
 LawBuffer NewLaws(Arena& arena, int64_t n_rows, int32_t n_head_rows, int32_t n_vocab) {

@@ -22,6 +22,7 @@ struct RunnerOptions {
   CacheOptions cache;    // its dtype and device are set by the runner
   int32_t max_rows = 1;  // of one forward
   int32_t n_workers = 1;
+  bool catches_up = false;  // verification may lack any number of rows: a token cascade's target
 };
 
 class ModelRunner {
@@ -45,6 +46,8 @@ class ModelRunner {
   int64_t workspace_bytes() const { return static_cast<int64_t>(arena_.bytes()); }
 
  private:
+  int32_t RowsAtMost(const What& what, const Batch& batch) const;
+
   std::shared_ptr<const Model> model_;
   RunnerOptions options_;
   Arena arena_;

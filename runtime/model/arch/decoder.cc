@@ -22,7 +22,7 @@ LinearArgs LinearOf(const Forward& forward, const float* in, int32_t in_dim) {
   args.in_dim = in_dim;
   args.round_bf16 = forward.dtype == ActivationDType::kBf16;
   args.n_rows = forward.rows.n_rows;
-  args.max_rows = forward.workspace.max_rows;
+  args.max_rows = forward.rows.capacity;
   args.scratch = forward.workspace.scratch;
   return args;
 }
@@ -33,8 +33,7 @@ void AddSegment(LinearArgs& args, View weight, View bias, float* out, bool accum
 
 }  // namespace
 
-DecoderModel::DecoderModel(const ModelConfig& config, GenerationDefaults generation)
-    : config_(config), inv_freq_(InverseFrequencies(config.rope, config.head_dim)) {
+DecoderModel::DecoderModel(const ModelConfig& config, GenerationDefaults generation) : config_(config) {
   generation_ = std::move(generation);
   shape_.architecture = config.architecture;
   shape_.n_layers = config.n_layers;
@@ -96,6 +95,10 @@ HeadWeights DecoderModel::ReadHead(WeightReader& weights, View embedding) const 
 
 void DecoderModel::FinishReading(const WeightReader& weights, View embedding) {
   weights_ = weights.weights();
+  copies_ = weights.copies();
+  device_ = weights.device();
+  const std::vector<float> inv_freq = InverseFrequencies(config_.rope, config_.head_dim);
+  inv_freq_ = copies_->Copy(inv_freq.data(), inv_freq.size());
   int64_t bytes_of[3] = {0, 0, 0};
   for (const Tensor* tensor : weights.used()) {
     shape_.n_parameters += tensor->n_elements();
@@ -135,8 +138,8 @@ DecoderModel::Steps::Steps(const DecoderModel& model, Program& program, const Fo
 
 void DecoderModel::Steps::Embed(View table) {
   program_.Add(EmbedArgs{table, forward_.rows, forward_.workspace.x});
-  program_.Add(RopeAnglesArgs{forward_.rows, model_.inv_freq_.data(), model_.config_.head_dim,
-                              forward_.workspace.cos_sin});
+  program_.Add(
+      RopeAnglesArgs{forward_.rows, model_.inv_freq_, model_.config_.head_dim, forward_.workspace.cos_sin});
 }
 
 void DecoderModel::Steps::KeysAndValues(const AttentionWeights& weights, int32_t layer) {

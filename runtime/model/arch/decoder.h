@@ -71,8 +71,9 @@ class DecoderModel : public Model {
   ModelConfig config_;
 
  private:
-  std::vector<float> inv_freq_;  // [head_dim / 2]
+  const float* inv_freq_ = nullptr;  // [head_dim / 2]
   std::shared_ptr<const Safetensors> weights_;
+  std::shared_ptr<Arena> copies_;  // of what steps read: inv_freq; on a CUDA device the weights
 };
 
 }  // namespace tandem
