@@ -1,5 +1,7 @@
 #include "policies/registry.h"
 
+#include "policies/judge.h"
+
 #include "rule_headers.inc"
 
 namespace tandem {
@@ -25,8 +27,18 @@ constexpr bool IsNameOf(std::string_view type, std::string_view name) {
 #include "rule_types.inc"
 #undef TANDEM_RULE
 
+#ifdef TANDEM_CUDA
+constexpr RuleEntry WithCuda(RuleEntry entry, void (*judge_cuda)(const JudgeArgs&, CudaStream)) {
+  entry.judge_cuda = judge_cuda;
+  return entry;
+}
+#define TANDEM_RULE_ENTRY(Type) WithCuda(MakeRuleEntry<rules::Type>(), &JudgeCuda<rules::Type>)
+#else
+#define TANDEM_RULE_ENTRY(Type) MakeRuleEntry<rules::Type>()
+#endif
+
 constexpr RuleEntry kRules[] = {
-#define TANDEM_RULE(Type) MakeRuleEntry<rules::Type>(),
+#define TANDEM_RULE(Type) TANDEM_RULE_ENTRY(Type),
 #include "rule_types.inc"
 #undef TANDEM_RULE
 };

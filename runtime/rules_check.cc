@@ -5,6 +5,8 @@
 #include <functional>
 #include <numeric>
 
+#include "runtime/core/buffer.h"
+#include "runtime/core/cuda.h"
 #include "runtime/model/arch/hash_chain.h"
 
 namespace tandem {
@@ -232,8 +234,12 @@ class Until : public EngineListener {
 }  // namespace
 
 absl::StatusOr<LawCheckResult> CheckLaw(const LawCheck& check) {
-  const auto target = std::make_shared<HashChainModel>(check.n_vocab, 2 * check.salt, kSpread);
-  const auto draft = std::make_shared<HashChainModel>(check.n_vocab, 2 * check.salt + 1, kSpread);
+  constexpr int32_t kContext = 64;
+  TANDEM_RETURN_IF_ERROR(cuda::Check(check.device));
+  const auto target =
+      std::make_shared<HashChainModel>(check.n_vocab, 2 * check.salt, kSpread, kContext, check.device);
+  const auto draft =
+      std::make_shared<HashChainModel>(check.n_vocab, 2 * check.salt + 1, kSpread, kContext, check.device);
   std::unique_ptr<Policy> policy;
   if (check.rule != nullptr) {
     TANDEM_ASSIGN_OR_RETURN(policy, Policy::Create(*check.rule, check.policy, true));
@@ -250,12 +256,16 @@ absl::StatusOr<LawCheckResult> CheckLaw(const LawCheck& check) {
 
   OutcomeSweep sweep(static_cast<int64_t>(claimed.size()));
   sweep.rekey = check.rekey;
-  const EngineOptions options{.gamma = check.gamma,
-                              .max_context = 64,
-                              .page_size = 3,
-                              .prefill_chunk = 4,
-                              .uniforms = {&sweep},
-                              .token_cascade = check.token_cascade};
+  // One round at a time: a round that is queued ahead would draw numbers that decide nothing.
+  EngineOptions options{.gamma = check.gamma,
+                        .max_context = kContext,
+                        .page_size = 3,
+                        .prefill_chunk = 4,
+                        .rounds_ahead = 0,
+                        .token_cascade = check.token_cascade};
+  Arena shared(check.device, Access::kShared);
+  UniformTable* table = check.device.is_cuda() || check.through_table ? shared.New<UniformTable>(1) : nullptr;
+  options.uniforms = table != nullptr ? Uniforms{.table = table} : Uniforms{.probe = &sweep};
   TANDEM_ASSIGN_OR_RETURN(
       std::unique_ptr<Engine> engine,
       Engine::Create(options, {.target = {.model = target}, .draft = ModelSpec{.model = draft}},
@@ -264,8 +274,10 @@ absl::StatusOr<LawCheckResult> CheckLaw(const LawCheck& check) {
   const std::vector<double> law = sweep.Run([&]() -> int64_t {
     Until until(check.n_tokens, check.n_vocab);
     std::vector<RequestResult> results;
+    if (table != nullptr) sweep.Fill(table);
     failure = engine->Submit(request);
     if (failure.ok()) failure = engine->Run(&until, &results);
+    if (failure.ok() && table != nullptr) failure = sweep.TakeCells(*table);
     return failure.ok() ? until.outcome() : -1;
   });
   TANDEM_RETURN_IF_ERROR(failure);
@@ -307,7 +319,7 @@ absl::Status CheckBoth(LawCheck check, int32_t n_greedy_tokens,
 
 }  // namespace
 
-absl::Status CheckRule(const std::string& rule, const std::map<std::string, double>& params,
+absl::Status CheckRule(const std::string& rule, const std::map<std::string, double>& params, Device device,
                        const std::function<void(const RuleCheckLine&)>& line) {
   // Sizes that sweep in well under a second; longer blocks on a smaller vocabulary.
   struct Size {
@@ -324,7 +336,8 @@ absl::Status CheckRule(const std::string& rule, const std::map<std::string, doub
         TANDEM_RETURN_IF_ERROR(CheckBoth({.policy = {rule, params, verification, bonus},
                                           .gamma = size.gamma,
                                           .n_vocab = size.n_vocab,
-                                          .n_tokens = size.n_tokens},
+                                          .n_tokens = size.n_tokens,
+                                          .device = device},
                                          size.n_greedy_tokens, line));
       }
     }

@@ -35,6 +35,8 @@ struct LawCheck {
   uint64_t salt = 1;  // of the models
   bool token_cascade =
       false;  // no speculation: the draft writes where the rule, a draft_only one, does not defer
+  Device device;
+  bool through_table = false;  // on the CPU, too, hand the steps their numbers in a table
   // For tests: a rule that is not built in, and a wrong way to key random numbers.
   const RuleEntry* rule = nullptr;
   std::function<UniformKey(const UniformKey&)> rekey;
@@ -52,12 +54,13 @@ struct LawCheckResult {
 absl::StatusOr<LawCheckResult> CheckLaw(const LawCheck& check);
 
 // The checks of one rule at one setting of its parameters: gamma 1 to 4, greedy and sampled, token and (where the rule
-// is a law) block verification, bonus p and pi; of a draft_only rule the token cascade too.
+// is a law) block verification, bonus p and pi, through the engine on `device`; of a draft_only rule the token cascade
+// too, on the CPU.
 struct RuleCheckLine {
   LawCheck check;
   LawCheckResult result;
 };
-absl::Status CheckRule(const std::string& rule, const std::map<std::string, double>& params,
+absl::Status CheckRule(const std::string& rule, const std::map<std::string, double>& params, Device device,
                        const std::function<void(const RuleCheckLine&)>& line);
 
 }  // namespace tandem

@@ -79,7 +79,7 @@ std::vector<Command> MakeCommands() {
        "Prints the\n"
        "largest difference for gamma 1 to 4, and of lossy rules the distance to the target's law. NAME: a "
        "rule, or all.",
-       {},
+       {{"--device", "DEVICE", "run the engine on cpu (default), cuda or cuda:N"}},
        RunRulesCheck},
       {"help", "[TOPIC] [SUBTOPIC]", "this, or help on a command, on config or on metrics", "", {}, RunHelp},
   };

@@ -171,12 +171,16 @@ int RunRulesCheck(const Args& args) {
     if (name == "all" || name == rule.info->name) rules.push_back(&rule);
   }
   if (rules.empty()) return UnknownRule("rules check", name);
+  const absl::StatusOr<Device> device = ParseDevice(args.Has("--device") ? args.Value("--device") : "cpu");
+  if (!device.ok())
+    return Fail(absl::InvalidArgumentError(absl::StrCat("--device: ", device.status().message())),
+                kExitUsage);
   CheckTable table;
   for (const RuleEntry* rule : rules) {
     for (const std::map<std::string, double>& params : CheckSettings(*rule->info)) {
       table.Begin(*rule->info, params);
       const absl::Status status =
-          CheckRule(rule->info->name, params, [&](const RuleCheckLine& line) { table.Add(line); });
+          CheckRule(rule->info->name, params, *device, [&](const RuleCheckLine& line) { table.Add(line); });
       if (!status.ok()) return Fail(status, kExitFailure);
       if (const absl::Status printed = table.PrintSetting(); !printed.ok())
         return Fail(printed, kExitFailure);

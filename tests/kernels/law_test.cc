@@ -7,12 +7,15 @@
 #include <limits>
 #include <numeric>
 #include <random>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "hwy/highway.h"
 #include "hwy/targets.h"
+#include "runtime/core/buffer.h"
+#include "tests/on_device.h"
 
 namespace tandem {
 namespace {
@@ -20,11 +23,23 @@ namespace {
 constexpr float kEps = std::numeric_limits<float>::epsilon();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Every test runs on each instruction set that this machine has and the kernels are compiled for.
+constexpr int64_t kCuda = -1;  // in place of an instruction set
+
+std::vector<int64_t> Ways() {
+  std::vector<int64_t> ways = hwy::SupportedAndGeneratedTargets();
+  ways.push_back(kCuda);
+  return ways;
+}
+
+// Every test runs on each instruction set that this machine has and the kernels are compiled for, and on a CUDA device.
 class Laws : public testing::TestWithParam<int64_t> {
  protected:
-  void SetUp() override { Use(GetParam()); }
+  void SetUp() override {
+    if (GetParam() == kCuda) TANDEM_SKIP_WITHOUT(kCudaDevice);
+    Use(GetParam() == kCuda ? 0 : GetParam());
+  }
   void TearDown() override { Use(0); }
+  Device device() const { return GetParam() == kCuda ? kCudaDevice : kCpuDevice; }
 
  private:
   static void Use(int64_t target) {
@@ -32,46 +47,53 @@ class Laws : public testing::TestWithParam<int64_t> {
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
   }
 };
-INSTANTIATE_TEST_SUITE_P(Targets, Laws, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const auto& info) { return std::string(hwy::TargetName(info.param)); });
+INSTANTIATE_TEST_SUITE_P(Targets, Laws, testing::ValuesIn(Ways()), [](const auto& info) {
+  return info.param == kCuda ? std::string("CUDA") : std::string(hwy::TargetName(info.param));
+});
+
+// What the tests of the CPU's own functions begin with.
+#define TANDEM_ON_THE_CPU \
+  if (device().is_cuda()) GTEST_SKIP() << "functions of the CPU"
 
 // One law step over `n_rows` rows that all belong to slot 0.
 struct Fixture {
-  Fixture(int32_t n_rows, int32_t n_vocab, int32_t stride)
-      : logits(n_rows * stride, 77.f),
-        records(n_rows),
-        blocks(n_rows * NumLawBlocks(n_vocab)),
-        scratch(4 * stride),
-        slot(n_rows, 0),
-        rows(n_rows),
-        n_logits(n_rows) {
-    for (int32_t i = 0; i < n_rows; ++i) rows[i] = i;
-    plan.n_logits = &n_logits;
-    plan.slot = slot.data();
-    plan.logits_row = rows.data();
-    plan.logits_out = rows.data();
-    laws = {logits.data(), records.data(), blocks.data(), stride, n_vocab};
+  Fixture(Device device, int32_t n_rows, int32_t n_vocab, int32_t stride)
+      : arena(device, Access::kShared),
+        runner(device),
+        n_rows(n_rows),
+        state(arena.New<SeqState>(1)),
+        logits(arena.New<float>(n_rows * stride), static_cast<size_t>(n_rows) * stride) {
+    std::fill(logits.begin(), logits.end(), 77.f);
+    auto* rows = arena.New<int32_t>(n_rows);
+    std::iota(rows, rows + n_rows, 0);
+    plan.capacity = n_rows;
+    plan.n_logits = arena.Copy(&n_rows, 1);
+    plan.slot = arena.New<int32_t>(n_rows);
+    plan.logits_row = plan.logits_out = rows;
+    laws = {logits.data(), arena.New<LawRecord>(n_rows), arena.New<LawBlock>(n_rows * NumLawBlocks(n_vocab)),
+            stride, n_vocab};
+    scratch = arena.New<float>(4 * stride);
   }
-  LawArgs args() { return {&state, plan, laws, scratch.data()}; }
+  void Set(const std::vector<float>& values) { std::copy(values.begin(), values.end(), logits.begin()); }
+  LawArgs args() { return {state, plan, laws, scratch}; }
   Law Run(const Sampling& sampling) {
-    state.sampling = sampling;
-    LawBlocksCpu({&state, plan, laws}, {});
-    LawCpu(args(), {});
+    state->sampling = sampling;
+    runner.RunStep(LawBlocksArgs{state, plan, laws});
+    runner.RunStep(args());
     return laws.row(0);
   }
   Law RunReference(const Sampling& sampling) {
-    state.sampling = sampling;
+    state->sampling = sampling;
     LawReference(args());
     return laws.row(0);
   }
 
-  SeqState state;
-  std::vector<float> logits;
-  std::vector<LawRecord> records;
-  std::vector<LawBlock> blocks;
-  std::vector<float> scratch;
-  std::vector<int32_t> slot, rows;
-  int32_t n_logits;
+  Arena arena;
+  ProgramRunner runner;
+  int32_t n_rows;
+  SeqState* state;
+  std::span<float> logits;
+  float* scratch;
   RowPlan plan;
   LawBuffer laws;
 };
@@ -89,7 +111,7 @@ TEST_P(Laws, AgreesWithTheReference) {
       for (const Sampling& sampling :
            {Sampling{0}, Sampling{1}, Sampling{0.7f}, Sampling{0.1f}, Sampling{3.f, 0, 1, 0.05f},
             Sampling{0.7f, 5}, Sampling{1, 50}, Sampling{1, 100000}, Sampling{0.7f, 20, 1, 0.1f}}) {
-        Fixture fixture(1, n_vocab, n_vocab + 3);
+        Fixture fixture(device(), 1, n_vocab, n_vocab + 3);
         std::normal_distribution<float> normal(1, spread + 1e-9f);
         for (int32_t v = 0; v < n_vocab; ++v) fixture.logits[v] = spread == 0 ? 2.f : normal(rng);
         const LawRecord want = fixture.RunReference(sampling).record;
@@ -115,7 +137,7 @@ TEST_P(Laws, TopPIsTheSmallestSetThatReachesIt) {
       for (float top_p : {1e-6f, 0.1f, 0.5f, 0.9f, 0.99f, 0.999999f}) {
         for (int32_t top_k : {0, 7}) {
           for (float temperature : {0.3f, 1.f, 2.f}) {
-            Fixture fixture(1, n_vocab, n_vocab);
+            Fixture fixture(device(), 1, n_vocab, n_vocab);
             std::normal_distribution<float> normal(0, 1);
             // A coarse grid makes ties.
             for (float& x : fixture.logits) x = std::round(8 * spread * normal(rng)) / 8;
@@ -149,7 +171,7 @@ TEST_P(Laws, ProbabilitiesAgreeWithDouble) {
   for (int32_t n_vocab : {1, 3, 17, 1000, 3000}) {
     for (const Sampling& sampling :
          {Sampling{1}, Sampling{0.1f}, Sampling{1.5f, 10}, Sampling{0.8f, 0, 0.9f}}) {
-      Fixture fixture(1, n_vocab, n_vocab);
+      Fixture fixture(device(), 1, n_vocab, n_vocab);
       std::normal_distribution<float> normal(20, 4);
       for (float& x : fixture.logits) x = normal(rng);
       const Law law = fixture.Run(sampling);
@@ -184,7 +206,7 @@ TEST_P(Laws, ProbabilitiesAgreeWithDouble) {
 // The tolerance of exp itself, over all it is used for.
 TEST_P(Laws, WeightsOfEverySize) {
   const int32_t n_vocab = 4000;
-  Fixture fixture(1, n_vocab, n_vocab);
+  Fixture fixture(device(), 1, n_vocab, n_vocab);
   for (int32_t v = 0; v < n_vocab; ++v) fixture.logits[v] = -0.03f * v;
   const Law law = fixture.Run({1});
   std::vector<float> p(n_vocab);
@@ -200,8 +222,9 @@ TEST_P(Laws, WeightsOfEverySize) {
 }
 
 TEST_P(Laws, AProbabilityHasTheSameBitsInEveryCall) {
+  TANDEM_ON_THE_CPU;
   const int32_t n_vocab = 1500;
-  Fixture fixture(1, n_vocab, n_vocab);
+  Fixture fixture(device(), 1, n_vocab, n_vocab);
   std::mt19937 rng(4);
   std::normal_distribution<float> normal(0, 3);
   for (float& x : fixture.logits) x = normal(rng);
@@ -227,8 +250,8 @@ TEST_P(Laws, AProbabilityHasTheSameBitsInEveryCall) {
 }
 
 TEST_P(Laws, GreedyIsOneHotAtTheLowestOfEquals) {
-  Fixture fixture(1, 5, 5);
-  fixture.logits = {1, 3, 2, 3, 3};
+  Fixture fixture(device(), 1, 5, 5);
+  fixture.Set({1, 3, 2, 3, 3});
   const Law law = fixture.Run({0});
   EXPECT_EQ(law.record.argmax, 1);
   std::vector<float> p(5);
@@ -239,15 +262,15 @@ TEST_P(Laws, GreedyIsOneHotAtTheLowestOfEquals) {
 }
 
 TEST_P(Laws, TiesAtTheCutoffStay) {
-  Fixture fixture(1, 6, 6);
-  fixture.logits = {2, 1, 1, 0, 1, -1};
+  Fixture fixture(device(), 1, 6, 6);
+  fixture.Set({2, 1, 1, 0, 1, -1});
   EXPECT_EQ(fixture.Run({1, 2}).record.cutoff, 1);
   EXPECT_EQ(fixture.Run({1, 0, 0.6f}).record.cutoff, 1);
   EXPECT_EQ(fixture.Run({1, 0, 1, 1}).record.cutoff, 2);
 }
 
 TEST_P(Laws, MaskedTokensAndNoLaw) {
-  Fixture fixture(1, 40, 40);
+  Fixture fixture(device(), 1, 40, 40);
   std::fill(fixture.logits.begin(), fixture.logits.end(), -kInfinity);
   for (const Sampling& sampling :
        {Sampling{1}, Sampling{1, 3}, Sampling{1, 0, 0.9f}, Sampling{0}, Sampling{1, 39}}) {
@@ -274,7 +297,7 @@ TEST_P(Laws, MaskedTokensAndNoLaw) {
 TEST_P(Laws, ANaNIsSeenWhereverItIs) {
   for (int32_t n : {1, 37, 130}) {
     for (int32_t at = 0; at < n; ++at) {
-      Fixture fixture(1, n, n);
+      Fixture fixture(device(), 1, n, n);
       std::fill(fixture.logits.begin(), fixture.logits.end(), 1.f);
       fixture.logits[at] = std::numeric_limits<float>::quiet_NaN();
       EXPECT_FALSE(fixture.Run({0.7f, 0, 0.9f}).finite()) << at << " of " << n;
@@ -284,9 +307,9 @@ TEST_P(Laws, ANaNIsSeenWhereverItIs) {
 
 // Spans on which halving makes slow progress must still end, with the right answer.
 TEST_P(Laws, HostileSpans) {
-  Fixture fixture(1, 300, 300);
+  Fixture fixture(device(), 1, 300, 300);
   for (int i = 0; i < 300; ++i) fixture.logits[i] = i < 150 ? std::ldexp(1.f, -i) : -std::ldexp(1.f, i - 173);
-  std::vector<float> sorted = fixture.logits;
+  std::vector<float> sorted(fixture.logits.begin(), fixture.logits.end());
   std::sort(sorted.begin(), sorted.end(), std::greater<>());
   for (int k : {1, 2, 40, 150, 299}) EXPECT_EQ(fixture.Run({1, k}).record.cutoff, sorted[k - 1]) << k;
   fixture.logits[0] = std::numeric_limits<float>::max();
@@ -296,6 +319,7 @@ TEST_P(Laws, HostileSpans) {
 }
 
 TEST_P(Laws, KthLargest) {
+  TANDEM_ON_THE_CPU;
   std::vector<float> values = {0, 3, 1, 3, -kInfinity, 2}, scratch(6);
   for (auto [k, want] : {std::pair{1, 3.f}, {2, 3.f}, {3, 2.f}, {5, 0.f}, {6, -kInfinity}, {9, -kInfinity}}) {
     EXPECT_EQ(KthLargest(values.data(), 6, k, scratch.data()), want) << k;
@@ -303,32 +327,43 @@ TEST_P(Laws, KthLargest) {
 }
 
 TEST_P(Laws, SumsAreExactForWeightsOfOneScale) {
+  TANDEM_ON_THE_CPU;
   std::vector<float> weights(2049);
   for (int i = 0; i < 2049; ++i) weights[i] = (i % 7) * 0.25f;
   EXPECT_EQ(SumWeights(weights.data(), 2049), std::accumulate(weights.begin(), weights.end(), 0.0));
 }
 
-TEST_P(Laws, WorkersDoNotChangeBits) {
-  for (int32_t n_vocab : {307, 5000}) {
+// By whatever workers, and beside whatever rows.
+TEST_P(Laws, ARowHasTheSameBitsInAnyCompany) {
+  constexpr int kRows = 11;
+  for (int32_t n_vocab : {307, 5000, 40000}) {  // on a device: one block, and clusters
     for (const Sampling& sampling : {Sampling{0.7f, 0, 0.9f}, Sampling{0.7f}}) {
-      Fixture fixture(11, n_vocab, n_vocab + 13);
+      Fixture fixture(device(), kRows, n_vocab, n_vocab + 13);
       std::mt19937 rng(5);
       std::normal_distribution<float> normal(0, 3);
       for (float& x : fixture.logits) x = normal(rng);
       fixture.Run(sampling);
-      const std::vector<LawRecord> alone = fixture.records;
-      const std::vector<LawBlock> alone_blocks = fixture.blocks;
-      std::fill(fixture.records.begin(), fixture.records.end(), LawRecord());
-      std::fill(fixture.blocks.begin(), fixture.blocks.end(), LawBlock());
-      for (int worker = 0; worker < 4; ++worker)
-        LawBlocksCpu({&fixture.state, fixture.plan, fixture.laws}, {worker, 4});
-      for (int worker = 0; worker < 4; ++worker) LawCpu(fixture.args(), {worker, 4});
-      for (int i = 0; i < 11; ++i) {
-        EXPECT_EQ(fixture.records[i].lse, alone[i].lse);
-        EXPECT_EQ(fixture.records[i].cutoff, alone[i].cutoff);
+      const int32_t n_blocks = NumLawBlocks(n_vocab);
+      const std::vector<LawRecord> records(fixture.laws.records, fixture.laws.records + kRows);
+      const std::vector<LawBlock> blocks(fixture.laws.blocks, fixture.laws.blocks + kRows * n_blocks);
+      const auto same = [&](int row, const LawRecord& record, const LawBlock* of) {
+        EXPECT_EQ(record.lse, records[row].lse);
+        EXPECT_EQ(record.cutoff, records[row].cutoff);
+        for (int b = 0; b < n_blocks; ++b)
+          EXPECT_EQ(of[b].mass, blocks[row * n_blocks + b].mass) << row << " " << b;
+      };
+      for (int row : {0, 3, kRows - 1}) {
+        Fixture alone(device(), 1, n_vocab, n_vocab);
+        std::copy_n(fixture.logits.begin() + row * fixture.laws.stride, n_vocab, alone.logits.begin());
+        same(row, alone.Run(sampling).record, alone.laws.blocks);
       }
-      for (size_t b = 0; b < alone_blocks.size(); ++b)
-        EXPECT_EQ(fixture.blocks[b].mass, alone_blocks[b].mass);
+      if (device().is_cuda()) continue;
+      std::fill_n(fixture.laws.records, kRows, LawRecord());
+      std::fill_n(fixture.laws.blocks, kRows * n_blocks, LawBlock());
+      for (int worker = 0; worker < 4; ++worker)
+        LawBlocksCpu({fixture.state, fixture.plan, fixture.laws}, {worker, 4});
+      for (int worker = 0; worker < 4; ++worker) LawCpu(fixture.args(), {worker, 4});
+      for (int row = 0; row < kRows; ++row) same(row, fixture.laws.records[row], fixture.laws.blocks_of(row));
     }
   }
 }

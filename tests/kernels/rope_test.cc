@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "tests/kernels/util.h"
+#include "tests/on_device.h"
 
 namespace tandem {
 namespace {
@@ -38,6 +39,14 @@ TEST(RopeAngles, MatchDoublesOfTheFp32Product) {
       RunOnWorkers(n_workers, [&](Worker worker) { RopeAnglesCpu(args, worker); });
       check();
     }
+    if (!cuda::Check(kCudaDevice).ok()) continue;
+    Arena arena(kCudaDevice, Access::kShared);
+    float* shared = arena.New<float>(5 * head_dim);
+    ProgramRunner(kCudaDevice)
+        .RunStep(RopeAnglesArgs{plan.CopyTo(arena), arena.Copy(inv_freq.data(), inv_freq.size()), head_dim,
+                                shared});
+    std::copy_n(shared, 5 * head_dim, out.data());
+    check();
   }
 }
 
@@ -153,6 +162,42 @@ struct Append {
             {v_cache.data(), v_cache.data() + bytes}};
   }
 
+  Result RunOnCuda() const {
+    Arena arena(kCudaDevice, Access::kShared);
+    const std::vector<int32_t> table = PageTable();
+    const size_t bytes = static_cast<size_t>(n_pages()) * shape.n_kv_heads * shape.page_size *
+                         shape.head_dim * SizeOf(shape.dtype);
+    RopeAppendArgs args = {};
+    args.rows = PlanOf(rows).CopyTo(arena);
+    args.q = arena.Copy(q.data(), q.size());
+    args.k = arena.Copy(k.data(), k.size());
+    args.v = arena.Copy(v.data(), v.size());
+    const auto copy = [&](View view) {
+      view.data = arena.Copy(static_cast<const unsigned char*>(view.data), view.bytes());
+      return view;
+    };
+    if (shape.norm) {
+      args.q_norm = copy(q_norm.view());
+      args.k_norm = copy(k_norm.view());
+    }
+    args.norm_eps = kEps;
+    args.cos_sin = arena.Copy(cos_sin.data(), cos_sin.size());
+    args.n_heads = shape.n_heads;
+    args.kv = Cache(table);
+    args.kv.page_table = arena.Copy(table.data(), table.size());
+    auto* k_cache = arena.New<unsigned char>(bytes);
+    auto* v_cache = arena.New<unsigned char>(bytes);
+    std::memset(k_cache, 0xee, bytes);
+    std::memset(v_cache, 0xee, bytes);
+    args.kv.k = k_cache;
+    args.kv.v = v_cache;
+    ProgramRunner(kCudaDevice).RunStep(args);
+    return {{args.q, args.q + q.size()},
+            {args.k, args.k + k.size()},
+            {k_cache, k_cache + bytes},
+            {v_cache, v_cache + bytes}};
+  }
+
   // The rotated head as complex numbers times exp(i angle), and a bound on the error of each element: a norm
   // is known to (d + 2) / 2 + 4 roundings, a rotation adds two products and a sum.
   void CheckHead(const float* in, const float* out, const Matrix& norm, const float* angles) const {
@@ -220,6 +265,7 @@ TEST(RopeAppend, RotatesAndStores) {
       for (int n_workers = 2; n_workers <= 5; ++n_workers)
         ASSERT_TRUE(append.Run(n_workers) == one) << n_workers;
     });
+    if (cuda::Check(kCudaDevice).ok()) append.Check(append.RunOnCuda());
     if (HasFatalFailure()) return;
   }
 }

@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <random>
 #include <vector>
+
+#include "tests/on_device.h"
 
 namespace tandem {
 namespace {
@@ -209,6 +212,74 @@ TEST(Sample, DraftStep) {
             (UniformKey{.seed = 9, .sequence = 5, .base = 12, .offset = 1, .purpose = Purpose::kDraft}));
   EXPECT_NEAR(recorder.cells[0].first, 0.25, 1e-6);
   EXPECT_NEAR(recorder.cells[0].second, 0.75, 1e-6);
+}
+
+// The same draws on a CUDA device, from the same laws and numbers. Its sums have another order: breakpoints may differ by
+// the rounding of n sums in double, and by that of exp in fp32 where this processor has no fused product and sum.
+TEST(Sample, ACudaDeviceDrawsTheSameTokens) {
+  TANDEM_SKIP_WITHOUT(kCudaDevice);
+  std::mt19937 rng(3);
+  for (int32_t n_vocab : {1, 2, 5, 31, 1023, 1024, 1025, 3000, 20000, 128256}) {
+    Arena shared(kCudaDevice, Access::kShared);
+    auto* table = shared.New<UniformTable>(1);
+    auto* state = shared.New<SeqState>(1);
+    const int32_t one = 1;
+    RowPlan plan;
+    plan.capacity = 1;
+    plan.n_logits = shared.Copy(&one, 1);
+    plan.slot = shared.New<int32_t>(1);
+    plan.logits_row = shared.New<int32_t>(1);
+    plan.logits_out = shared.New<int32_t>(1);
+    Proposal proposal;
+    proposal.block = 2;
+    proposal.wanted = shared.New<int32_t>(1);
+    proposal.n_proposed = shared.New<int32_t>(1);
+    proposal.tokens = shared.New<int32_t>(2);
+    proposal.parent = shared.New<int32_t>(2);
+    proposal.has_law = true;
+    proposal.law = {shared.New<float>(n_vocab), shared.New<LawRecord>(1),
+                    shared.New<LawBlock>(NumLawBlocks(n_vocab)), n_vocab, n_vocab};
+    std::vector<float> scratch(n_vocab);
+    std::normal_distribution<float> normal(0, 4);
+    std::uniform_real_distribution<double> uniform(0, 1);
+    ProgramRunner runner(kCudaDevice);
+    for (const Sampling& sampling : {Sampling{1}, Sampling{0.3f}, Sampling{1.5f, 7}, Sampling{0}}) {
+      for (int32_t v = 0; v < n_vocab; ++v) proposal.law.logits[v] = normal(rng);
+      *state = {.seed = 9, .sequence = 5, .length = 12, .sampling = sampling};
+      LawBlocksCpu({state, plan, proposal.law}, {});
+      LawCpu({state, plan, proposal.law, scratch.data()}, {});
+      const Law law = proposal.law.row(0);
+      for (int draw = 0; draw < 40; ++draw) {
+        const double u = draw == 0 ? 0 : draw == 1 ? 1 - 0x1p-32 : uniform(rng);
+        const UniformKey key = {9, 5, 12, 0, Purpose::kDraft};
+        table->n_numbers = 1;
+        table->n_cells = 0;
+        table->numbers[0] = {key, u};
+        *proposal.wanted = 1;
+        runner.RunStep(SampleArgs{0, state, plan, proposal, {.table = table}});
+        double low = 0, high = 1;
+        const int32_t token = DrawFromLaw(law, u, &low, &high);
+        constexpr double kTolerance = 4 * std::numeric_limits<float>::epsilon();
+        const bool near = std::min(u - low, high - u) < kTolerance;
+        if (!near) {
+          ASSERT_EQ(proposal.tokens[0], token) << n_vocab << " u " << u;
+        }
+        EXPECT_EQ(*proposal.n_proposed, 1);
+        if (sampling.greedy()) {
+          EXPECT_EQ(table->n_cells, 0);
+          continue;
+        }
+        ASSERT_EQ(table->n_cells, 1);
+        const UniformTable::Cell& cell = table->cells[0];
+        EXPECT_EQ(cell.key, key);
+        EXPECT_LE(cell.low, u);
+        EXPECT_GT(cell.high, u);
+        if (near) continue;
+        EXPECT_NEAR(cell.low, low, kTolerance);
+        EXPECT_NEAR(cell.high, high, kTolerance);
+      }
+    }
+  }
 }
 
 TEST(Sample, StopsUnderConfidence) {

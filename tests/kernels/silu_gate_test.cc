@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "tests/kernels/util.h"
+#include "tests/on_device.h"
 
 namespace tandem {
 namespace {
@@ -12,6 +13,18 @@ struct Problem {
   int32_t n_rows;
   int dim;
   std::vector<float> gate, up;
+
+  // On a CUDA device.
+  std::vector<float> operator()(ProgramRunner& runner) const {
+    Arena arena(kCudaDevice, Access::kShared);
+    const size_t n = gate.size();
+    float* out = arena.New<float>(n + dim);
+    std::copy(gate.begin(), gate.end(), out);
+    std::fill_n(out + n, dim, Poison());
+    runner.RunStep(SiluGateArgs{arena.Copy(&n_rows, 1), dim, out, arena.Copy(up.data(), n)});
+    for (int i = 0; i < dim; ++i) EXPECT_TRUE(IsPoison(out[n + i]));
+    return {out, out + n};
+  }
 
   // gate is poisoned past the rows that count: none of it may change.
   std::vector<float> operator()(int n_workers) const {
@@ -33,7 +46,9 @@ struct Problem {
 
 TEST(SiluGate, MatchesTheFormula) {
   std::mt19937 random(1);
-  for (int n_rows : {0, 1, 3}) {
+  const bool has_cuda = cuda::Check(kCudaDevice).ok();
+  ProgramRunner runner(has_cuda ? kCudaDevice : kCpuDevice);
+  for (int n_rows : {0, 1, 3, 40}) {
     for (int dim : {1, 5, 16, 33, 512}) {
       Problem run = {n_rows, dim, RandomFloats(n_rows * dim, random, 20),
                      RandomFloats(n_rows * dim, random, 3)};
@@ -43,9 +58,9 @@ TEST(SiluGate, MatchesTheFormula) {
       const auto check = [&](const std::vector<float>& result) {
         for (size_t i = 0; i < result.size(); ++i) {
           const double expected = run.gate[i] / (1 + std::exp(-static_cast<double>(run.gate[i]))) * run.up[i];
-          // Highway states 1 ulp, two roundoffs, for exp; sum, quotient and product round once each. Where
-          // exp(-gate) overflows fp32 the result is 0 for a value under FLT_MIN.
-          const double bound = Gamma(5) * std::fabs(expected) + FLT_MIN * (1 + std::fabs(run.up[i]));
+          // Highway states 1 ulp for exp and CUDA 2, up to four roundoffs; sum, quotient and product round once
+          // each. Where exp(-gate) overflows fp32 the result is 0 for a value under FLT_MIN.
+          const double bound = Gamma(7) * std::fabs(expected) + FLT_MIN * (1 + std::fabs(run.up[i]));
           if (std::fabs(expected) > FLT_MAX) {
             ASSERT_EQ(result[i], static_cast<float>(expected));
           } else {
@@ -63,6 +78,7 @@ TEST(SiluGate, MatchesTheFormula) {
           ASSERT_EQ(BitsOf(one.data(), one.size()), BitsOf(many.data(), many.size())) << n_workers;
         }
       });
+      if (has_cuda) check(run(runner));
       if (HasFatalFailure()) return;
     }
   }

@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/core/buffer.h"
 #include "runtime/core/check.h"
 #include "runtime/core/sequence.h"
 #include "runtime/core/view.h"
@@ -197,6 +198,15 @@ class PlanOf {
   }
   PlanOf(const PlanOf&) = delete;
   const RowPlan& plan() const { return plan_; }
+  RowPlan CopyTo(Arena& arena) const {
+    RowPlan copy = plan_;
+    copy.n_rows = arena.Copy(plan_.n_rows, 1);
+    copy.slot = arena.Copy(plan_.slot, slot_.size());
+    copy.position = arena.Copy(plan_.position, slot_.size());
+    copy.token = arena.Copy(plan_.token, slot_.size());
+    copy.n_logits = arena.Copy(plan_.n_logits, 1);
+    return copy;
+  }
 
  private:
   int32_t n_rows_, n_logits_ = 0;

@@ -5,6 +5,7 @@
 
 #include "policies/registry.h"
 #include "runtime/rules_check.h"
+#include "tests/on_device.h"
 
 namespace tandem {
 namespace {
@@ -68,6 +69,33 @@ TEST(Law, FiveTokensThroughTheEngine) {
         Check({.policy = {.verification = verification}, .gamma = 2, .n_vocab = 5, .n_tokens = 2});
     EXPECT_TRUE(result.ok()) << result.largest_difference;
     EXPECT_LT(result.tv_to_target, 1e-6);
+  }
+}
+
+// The table of numbers, by which steps of a device are driven, gives what the sweep itself gives.
+TEST(Law, ThroughATable) {
+  LawCheck check{.policy = {.rule = "opt", .verification = Verification::kBlock}, .gamma = 2, .n_tokens = 3};
+  const LawCheckResult direct = Check(check);
+  check.through_table = true;
+  const LawCheckResult result = Check(check);
+  EXPECT_TRUE(result.ok());
+  EXPECT_EQ(result.n_runs, direct.n_runs);
+  EXPECT_EQ(result.largest_difference, direct.largest_difference);
+  EXPECT_EQ(result.tv_to_target, direct.tv_to_target);
+}
+
+TEST(Law, OnACudaDevice) {
+  TANDEM_SKIP_WITHOUT(kCudaDevice);
+  for (const Verification verification : {Verification::kToken, Verification::kBlock}) {
+    for (const char* rule : {"lossless", "opt", "token_v3", "mentored"}) {
+      const LawCheckResult result = Check({.policy = {.rule = rule, .verification = verification},
+                                           .gamma = 2,
+                                           .n_vocab = 3,
+                                           .n_tokens = 2,
+                                           .device = kCudaDevice});
+      EXPECT_TRUE(result.ok()) << rule << " " << Name(verification) << ": " << result.largest_difference;
+      EXPECT_NEAR(result.total, 1, 1e-12);
+    }
   }
 }
 

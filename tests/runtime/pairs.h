@@ -18,13 +18,13 @@ namespace tandem {
 inline constexpr int32_t kVocab = 13;
 inline constexpr float kSpread = 3;
 
-inline std::shared_ptr<const HashChainModel> HashTarget() {
-  return std::make_shared<HashChainModel>(kVocab, 11, kSpread);
+inline std::shared_ptr<const HashChainModel> HashTarget(Device device = {}) {
+  return std::make_shared<HashChainModel>(kVocab, 11, kSpread, 4096, device);
 }
 
 // Another law at every prefix.
-inline std::shared_ptr<const HashChainModel> HashDraft() {
-  return std::make_shared<HashChainModel>(kVocab, 12, kSpread);
+inline std::shared_ptr<const HashChainModel> HashDraft(Device device = {}) {
+  return std::make_shared<HashChainModel>(kVocab, 12, kSpread, 4096, device);
 }
 
 inline std::unique_ptr<Policy> MakePolicy(const PolicyOptions& options = {}, bool draft_has_law = true) {

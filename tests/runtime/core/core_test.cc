@@ -3,6 +3,9 @@
 #include <cmath>
 #include <set>
 
+#include "runtime/core/buffer.h"
+#include "runtime/core/cuda.h"
+#include "runtime/core/device.h"
 #include "runtime/core/program.h"
 #include "runtime/core/uniforms.h"
 #include "runtime/core/view.h"
@@ -83,6 +86,45 @@ struct Args {
   int64_t a;
   char b;
 };
+
+TEST(Device, Names) {
+  EXPECT_EQ(*ParseDevice("cpu"), Device{});
+  EXPECT_EQ(*ParseDevice("cuda"), Device{.cuda_index = 0});
+  EXPECT_EQ(*ParseDevice("cuda:12"), Device{.cuda_index = 12});
+  EXPECT_EQ(Name(*ParseDevice("cuda")), "cuda:0");
+  EXPECT_EQ(Name(Device{}), "cpu");
+  for (const char* wrong : {"", "gpu", "cuda:", "cuda:-1", "cuda:x", "CUDA", "cuda:1x"})
+    EXPECT_TRUE(absl::IsInvalidArgument(ParseDevice(wrong).status())) << wrong;
+}
+
+TEST(Device, OneThatIsNotThereIsRefusedWithACure) {
+  EXPECT_TRUE(cuda::Check({}).ok());
+  const absl::Status status = cuda::Check({.cuda_index = 999});
+  EXPECT_TRUE(absl::IsUnavailable(status));
+  const std::string message(status.message());
+  EXPECT_EQ(message.find("cuda:999 is not there: "), 0u) << message;
+  EXPECT_EQ(message.find('\n'), std::string::npos);
+  if (!cuda::Compiled()) {
+    EXPECT_NE(message.find("cmake --preset cuda"), std::string::npos) << message;
+  }
+}
+
+TEST(Arena, NewAndCopy) {
+  struct Numbers {
+    int a = 3;
+    float b = 0.5f;
+  };
+  for (const Access access : {Access::kDevice, Access::kShared}) {
+    Arena arena(Device{}, access);
+    EXPECT_EQ(arena.New<int32_t>(3)[2], 0);
+    const Numbers* numbers = arena.New<Numbers>(2);
+    EXPECT_EQ(numbers[1].a, 3);
+    EXPECT_EQ(numbers[1].b, 0.5f);
+    const int32_t values[] = {4, 5, 6};
+    EXPECT_EQ(arena.Copy(values, 3)[2], 6);
+    EXPECT_EQ(arena.bytes(), 3 * sizeof(int32_t) + 2 * sizeof(Numbers) + sizeof values);
+  }
+}
 
 TEST(Program, KeepsStepsAndArguments) {
   Program program;

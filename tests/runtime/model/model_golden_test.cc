@@ -19,6 +19,7 @@
 #include "runtime/model/checkpoint.h"
 #include "runtime/model/model.h"
 #include "runtime/model/safetensors.h"
+#include "tests/on_device.h"
 #include "tests/runtime/model/temp_checkpoint.h"
 
 namespace tandem {
@@ -142,7 +143,9 @@ void Run(const SiluGateArgs& args) {
   }
 }
 
-enum class Backend { kPlain, kReference, kCpu };
+enum class Backend { kPlain, kReference, kCpu, kCuda };
+
+Device DeviceOf(Backend backend) { return backend == Backend::kCuda ? kCudaDevice : kCpuDevice; }
 constexpr int kWorkers = 3;
 
 template <typename Args>
@@ -197,7 +200,10 @@ class Runner {
 
   Runner(std::shared_ptr<const Model> model, Backend backend, int page_size,
          ActivationDType dtype = ActivationDType::kF32)
-      : model_(std::move(model)), backend_(backend) {
+      : model_(std::move(model)),
+        backend_(backend),
+        on_device_(DeviceOf(backend)),
+        arena_(DeviceOf(backend), Access::kShared) {
     const ModelShape& shape = model_->shape();
     const int max_pages = (shape.max_context + page_size - 1) / page_size;
     const int n_pages = kSlots * max_pages;
@@ -249,7 +255,8 @@ class Runner {
       ++n_logits;
     }
     *plan.n_logits = n_logits;
-    Run(backend_, n_logits == 0 ? headless_ : program_);
+    const Program& program = n_logits == 0 ? headless_ : program_;
+    backend_ == Backend::kCuda ? on_device_.Run(program) : Run(backend_, program);
     std::vector<std::vector<float>> logits;
     for (int i = 0; i < n_logits; ++i) {
       const float* row = forward_.out.logits + static_cast<int64_t>(OutRow(i)) * forward_.out.stride;
@@ -266,6 +273,7 @@ class Runner {
 
   std::shared_ptr<const Model> model_;
   Backend backend_;
+  ProgramRunner on_device_;
   Arena arena_;
   std::vector<KvLayer> layers_;
   Forward forward_;
@@ -314,7 +322,8 @@ class Golden : public testing::TestWithParam<std::tuple<const char*, Backend>> {
  protected:
   void SetUp() override {
     const std::string name = std::get<0>(GetParam());
-    auto model = LoadModel(GoldenFolder(name));
+    TANDEM_SKIP_WITHOUT(DeviceOf(backend()));
+    auto model = LoadModel(GoldenFolder(name), DeviceOf(backend()));
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
     expected_ = ReadExpected(name);
@@ -450,7 +459,7 @@ TEST_P(Golden, UnalignedWeights) {
     WriteBytes(path + ".new", SafetensorsFile(header + " ", file.substr(8 + header.size())));
     std::filesystem::rename(path + ".new", path);  // the old file stays mapped
   }
-  const auto model = LoadModel(checkpoint.folder());
+  const auto model = LoadModel(checkpoint.folder(), DeviceOf(backend()));
   ASSERT_TRUE(model.ok()) << model.status();
   Runner aligned(model_, backend(), 4);
   Runner unaligned(*model, backend(), 4);
@@ -460,14 +469,14 @@ TEST_P(Golden, UnalignedWeights) {
 }
 
 std::string CaseName(const testing::TestParamInfo<Golden::ParamType>& info) {
-  constexpr const char* kNames[] = {"plain", "reference", "cpu"};
+  constexpr const char* kNames[] = {"plain", "reference", "cpu", "cuda"};
   return std::string(std::get<0>(info.param)) + "_" + kNames[static_cast<int>(std::get<1>(info.param))];
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden,
                          testing::Combine(testing::ValuesIn(kCheckpoints),
-                                          testing::Values(Backend::kPlain, Backend::kReference,
-                                                          Backend::kCpu)),
+                                          testing::Values(Backend::kPlain, Backend::kReference, Backend::kCpu,
+                                                          Backend::kCuda)),
                          CaseName);
 
 }  // namespace

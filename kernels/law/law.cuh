@@ -1,0 +1,47 @@
+// Probabilities of a law on a CUDA device: the same arithmetic as law_cpu.cc, so that p(v) has the same bits as on a CPU
+// that has FMA.
+#ifndef TANDEM_KERNELS_LAW_LAW_CUH_
+#define TANDEM_KERNELS_LAW_LAW_CUH_
+
+#include <cstdint>
+
+#include "runtime/core/law.h"
+
+namespace tandem {
+
+// exp(x) for x at most a little over 0; 0 for x < -87 and NaN. As ExpNegative of law_cpu.cc, which says how.
+__device__ inline float ExpNegative(float x) {
+  const float shifted = fmaf(x, 1.44269504f, 12582912.f);
+  const float k = shifted - 12582912.f;
+  float r = fmaf(-k, 0.693145751953125f, x);
+  r = fmaf(-k, 1.428606765330187045e-6f, r);
+  const float r2 = r * r;
+  const float low = fmaf(0.1666652113f, r, 0.4999999404f);
+  const float high = fmaf(0.008368716575f, r, 0.04166838899f);
+  const float p = fmaf(fmaf(0.00138145988f, r2, high), r2, low);
+  const float e = fmaf(p, r2, r) + 1.f;
+  const float scaled = __uint_as_float(__float_as_uint(e) + (__float_as_uint(shifted) << 23));
+  return x >= -87.f ? scaled : 0.f;
+}
+
+// exp((x - max) * inv_t - shift): the weight of a logit x that is not cut off.
+__device__ inline float LawExponent(const LawRecord& record, float x, float inv_t, float shift) {
+  return fmaf(x - record.max, inv_t, -shift);
+}
+
+__device__ inline float LawProb(const Law& law, int32_t v) {
+  if (v < 0 || v >= law.n_vocab) return 0;
+  if (law.greedy()) return v == law.record.argmax ? 1.f : 0.f;
+  const float x = law.logits[v];
+  if (!(x >= law.record.cutoff)) return 0;
+  return ExpNegative(LawExponent(law.record, x, law.record.inv_t, law.record.lse));
+}
+
+__device__ inline float LawProb1(const Law& law, int32_t v) {
+  if (v < 0 || v >= law.n_vocab) return 0;
+  return ExpNegative(LawExponent(law.record, law.logits[v], 1, law.record.lse1));
+}
+
+}  // namespace tandem
+
+#endif  // TANDEM_KERNELS_LAW_LAW_CUH_

@@ -1,0 +1,27 @@
+// DrawFromLaw of sample.h on a CUDA device, by a warp; other warps may do the same beside it.
+#ifndef TANDEM_KERNELS_SAMPLE_SAMPLE_CUH_
+#define TANDEM_KERNELS_SAMPLE_SAMPLE_CUH_
+
+#include "kernels/law/law.cuh"
+#include "kernels/law/warp.cuh"
+#include "kernels/sample/sample.h"
+
+namespace tandem {
+
+__device__ inline int32_t WarpDrawFromLaw(const Law& law, double u, double* low, double* high) {
+  if (!law.finite()) return -1;
+  if (law.greedy()) {
+    *low = 0;
+    *high = 1;
+    return law.record.argmax;
+  }
+  const BlockChoice choice =
+      ChooseBlock(NumLawBlocks(law.n_vocab), u, [&](int32_t b) { return law.blocks[b].mass; });
+  if (choice.block < 0) return -1;
+  return ChooseInBlock(
+      law.n_vocab, choice, u, [&](int32_t v) { return LawProb(law, v); }, low, high);
+}
+
+}  // namespace tandem
+
+#endif  // TANDEM_KERNELS_SAMPLE_SAMPLE_CUH_

@@ -1,0 +1,123 @@
+#include "runtime/core/cuda.h"
+
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+#include <cuda_runtime.h>
+
+#include <cstring>
+
+#include "runtime/core/check.h"
+
+namespace tandem::cuda {
+namespace {
+
+constexpr double kGiB = 1 << 30;
+
+__global__ void Nothing() {}
+
+void Must(cudaError_t error, const char* what) {
+  TANDEM_CHECK(error == cudaSuccess) << what << ": " << cudaGetErrorString(error);
+}
+
+std::string Version(int version) { return absl::StrCat(version / 1000, ".", version % 1000 / 10); }
+
+absl::Status NotThere(Device device, const std::string& why, const std::string& cure) {
+  return absl::UnavailableError(absl::StrCat(Name(device), " is not there: ", why, "; ", cure));
+}
+
+}  // namespace
+
+bool Compiled() { return true; }
+
+absl::Status Check(Device device) {
+  if (!device.is_cuda()) return absl::OkStatus();
+  int driver = 0, runtime = 0, count = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  const std::string use_cpu = "use device: cpu, or a machine with an NVIDIA GPU";
+  if (driver == 0) return NotThere(device, "this machine has no NVIDIA driver", use_cpu);
+  if (error == cudaErrorInsufficientDriver) {
+    return NotThere(device,
+                    absl::StrCat("the NVIDIA driver is too old, for CUDA ", Version(driver),
+                                 "; this build needs CUDA ", Version(runtime)),
+                    "update the driver, or use device: cpu");
+  }
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
+    return NotThere(device, "this machine has no GPU", use_cpu);
+  if (error != cudaSuccess) return NotThere(device, cudaGetErrorString(error), "use device: cpu");
+  if (device.cuda_index >= count) {
+    return NotThere(device, absl::StrCat("there are ", count, " GPUs, cuda:0 to cuda:", count - 1),
+                    "choose one of them");
+  }
+  if (const cudaError_t used = cudaSetDevice(device.cuda_index); used != cudaSuccess)
+    return NotThere(device, cudaGetErrorString(used), "use another GPU or device: cpu");
+  cudaFuncAttributes attributes;
+  if (cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(&Nothing)) != cudaSuccess) {
+    cudaDeviceProp properties = {};
+    cudaGetLastError();
+    cudaGetDeviceProperties(&properties, device.cuda_index);
+    return NotThere(device,
+                    absl::StrCat("this build has no code for a GPU of compute capability ", properties.major,
+                                 ".", properties.minor),
+                    absl::StrCat("build with -DCMAKE_CUDA_ARCHITECTURES=", properties.major, properties.minor,
+                                 " (from 80 on)"));
+  }
+  return absl::OkStatus();
+}
+
+MemorySize Memory(Device device) {
+  Must(cudaSetDevice(device.cuda_index), "cudaSetDevice");
+  size_t free = 0, total = 0;
+  Must(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
+}
+
+std::string Describe(Device device) {
+  cudaDeviceProp properties = {};
+  Must(cudaGetDeviceProperties(&properties, device.cuda_index), "cudaGetDeviceProperties");
+  return absl::StrFormat("%s, %d SMs, %.1f GiB", properties.name, properties.multiProcessorCount,
+                         static_cast<double>(properties.totalGlobalMem) / kGiB);
+}
+
+void* Allocate(Device device, Access access, size_t bytes) {
+  Must(cudaSetDevice(device.cuda_index), "cudaSetDevice");
+  void* data = nullptr;
+  if (bytes == 0) bytes = 1;
+  const cudaError_t error =
+      access == Access::kDevice ? cudaMalloc(&data, bytes) : cudaHostAlloc(&data, bytes, cudaHostAllocMapped);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  Must(error, "allocating memory");
+  if (access == Access::kDevice) {
+    Must(cudaMemset(data, 0, bytes), "cudaMemset");
+    Must(cudaDeviceSynchronize(),
+         "clearing memory");  // streams that do not wait for the default one may come next
+  } else {
+    std::memset(data, 0, bytes);
+  }
+  return data;
+}
+
+// A device that failed cannot free its memory, and need not.
+void Free(Device device, Access access, void* data) {
+  if (data == nullptr) return;
+  cudaSetDevice(device.cuda_index);
+  access == Access::kDevice ? cudaFree(data) : cudaFreeHost(data);
+}
+
+void Upload(Device device, void* to, const void* from, size_t bytes) {
+  Must(cudaSetDevice(device.cuda_index), "cudaSetDevice");
+  Must(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "copying to the device");
+  Must(cudaDeviceSynchronize(), "copying to the device");
+}
+
+void Download(Device device, void* to, const void* from, size_t bytes) {
+  Must(cudaSetDevice(device.cuda_index), "cudaSetDevice");
+  Must(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "copying from the device");
+}
+
+}  // namespace tandem::cuda

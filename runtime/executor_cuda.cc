@@ -1,0 +1,259 @@
+// The executor of a CUDA device: one kernel per step. Each program is captured into a graph once; its lanes are branches
+// of the graph, and programs follow each other on one stream. So a wait for what an earlier program recorded is met
+// already, and what is left of a round on the host is one launch and one event.
+#ifdef TANDEM_CUDA
+#include <cuda_runtime.h>
+
+#include <absl/strings/str_cat.h>
+
+#include <chrono>
+#include <map>
+#include <thread>
+
+#include "draft/ngram.h"
+#include "kernels/attention/attention.h"
+#include "kernels/embed/embed.h"
+#include "kernels/hash_chain/hash_chain.h"
+#include "kernels/law/law.h"
+#include "kernels/linear/linear.h"
+#include "kernels/plan/plan.h"
+#include "kernels/rope/rope.h"
+#include "kernels/sample/sample.h"
+#include "kernels/silu_gate/silu_gate.h"
+#include "kernels/total_variation/total_variation.h"
+#include "policies/judge.h"
+#include "runtime/executor.h"
+#include "runtime/settle.h"
+#include "runtime/steps.h"
+
+namespace tandem {
+
+void LinearCuda(const LinearArgs& args, CudaStream stream);
+void AttentionCuda(const AttentionArgs& args, CudaStream stream);
+
+namespace {
+
+constexpr int kMaxEvents = 16;
+constexpr uint64_t kQueue = 64;  // programs enqueued and unfinished
+
+// kInvalidArgument: the step cannot run on a CUDA device.
+absl::Status LaunchStep(const Program& program, const Step& step, CudaStream stream) {
+  switch (step.op) {
+    case Op::kAdmit:
+      AdmitCuda(program.args_as<AdmitArgs>(step), stream);
+      break;
+    case Op::kPlan:
+      PlanCuda(program.args_as<PlanArgs>(step), stream);
+      break;
+    case Op::kEmbed:
+      EmbedCuda(program.args_as<EmbedArgs>(step), stream);
+      break;
+    case Op::kRopeAngles:
+      RopeAnglesCuda(program.args_as<RopeAnglesArgs>(step), stream);
+      break;
+    case Op::kLinear:
+      LinearCuda(program.args_as<LinearArgs>(step), stream);
+      break;
+    case Op::kRopeAppend:
+      RopeAppendCuda(program.args_as<RopeAppendArgs>(step), stream);
+      break;
+    case Op::kAttention:
+      AttentionCuda(program.args_as<AttentionArgs>(step), stream);
+      break;
+    case Op::kSiluGate:
+      SiluGateCuda(program.args_as<SiluGateArgs>(step), stream);
+      break;
+    case Op::kHashChain:
+      HashChainCuda(program.args_as<HashChainArgs>(step), stream);
+      break;
+    case Op::kAdvance:
+      AdvanceCuda(program.args_as<AdvanceArgs>(step), stream);
+      break;
+    case Op::kLawBlocks:
+      LawBlocksCuda(program.args_as<LawBlocksArgs>(step), stream);
+      break;
+    case Op::kLaw:
+      LawCuda(program.args_as<LawArgs>(step), stream);
+      break;
+    case Op::kSample:
+      SampleCuda(program.args_as<SampleArgs>(step), stream);
+      break;
+    case Op::kLookup:
+      LookupCuda(program.args_as<LookupArgs>(step), stream);
+      break;
+    case Op::kTotalVariation:
+      TotalVariationCuda(program.args_as<TotalVariationArgs>(step), stream);
+      break;
+    case Op::kJudge: {
+      const auto& args = program.args_as<JudgeArgs>(step);
+      if (args.rule->judge_cuda == nullptr) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("rule ", args.rule->info->name,
+                         " has no code for a CUDA device, since it was not built in from a ",
+                         "header; put it into policies/rules or TANDEM_RULES_DIR, or use device: cpu"));
+      }
+      args.rule->judge_cuda(args, stream);
+      break;
+    }
+    case Op::kSettle:
+      SettleCuda(program.args_as<SettleArgs>(step), stream);
+      break;
+    case Op::kPublish:
+      PublishCuda(program.args_as<PublishArgs>(step), stream);
+      break;
+    case Op::kCut:
+      CutCuda(program.args_as<CutArgs>(step), stream);
+      break;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("step ", Name(step.op), " cannot run on a CUDA device; use device: cpu"));
+  }
+  return absl::OkStatus();
+}
+
+class CudaExecutor final : public Executor {
+ public:
+  explicit CudaExecutor(const ExecutorOptions& options)
+      : device_(options.device), check_steps_(options.check_steps) {
+    cudaSetDevice(device_.cuda_index);
+    for (cudaStream_t& stream : lanes_) cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    for (cudaEvent_t& event : events_) cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    for (cudaEvent_t& event : finished_) cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    for (cudaEvent_t* event : {&fork_, &join_}) cudaEventCreateWithFlags(event, cudaEventDisableTiming);
+    failure_ = Checked("starting");
+  }
+
+  ~CudaExecutor() override {
+    cudaSetDevice(device_.cuda_index);
+    cudaStreamSynchronize(main());
+    for (const auto& [program, graph] : graphs_) cudaGraphExecDestroy(graph);
+    for (cudaEvent_t event : events_) cudaEventDestroy(event);
+    for (cudaEvent_t event : finished_) cudaEventDestroy(event);
+    for (cudaEvent_t event : {fork_, join_}) cudaEventDestroy(event);
+    for (cudaStream_t stream : lanes_) cudaStreamDestroy(stream);
+  }
+
+  absl::Status Prepare(const Program& program) override {
+    TANDEM_RETURN_IF_ERROR(failure_);
+    if (check_steps_) return absl::OkStatus();
+    cudaSetDevice(device_.cuda_index);
+    cudaStreamBeginCapture(main(), cudaStreamCaptureModeThreadLocal);
+    const absl::Status captured = Capture(program);
+    cudaGraph_t graph = nullptr;
+    cudaStreamEndCapture(main(), &graph);
+    TANDEM_RETURN_IF_ERROR(captured);
+    TANDEM_RETURN_IF_ERROR(Checked("capturing a graph"));
+    cudaGraphExec_t executable = nullptr;
+    cudaGraphInstantiate(&executable, graph, 0);
+    cudaGraphDestroy(graph);
+    TANDEM_RETURN_IF_ERROR(Checked("making a graph"));
+    cudaGraphUpload(executable, main());
+    graphs_[&program] = executable;
+    return Checked("uploading a graph");
+  }
+
+  void Enqueue(const Program& program) override {
+    if (!failure_.ok()) return;
+    if (check_steps_) {
+      RunChecked(program);
+    } else {
+      if (n_enqueued_ >= kQueue && !WaitFor(kQueue - 1).ok()) return;
+      const auto graph = graphs_.find(&program);
+      TANDEM_CHECK(graph != graphs_.end()) << "a program that was not prepared";
+      cudaGraphLaunch(graph->second, main());
+      cudaEventRecord(finished_[n_enqueued_ % kQueue], main());
+      failure_ = Checked("starting a program");
+    }
+    ++n_enqueued_;
+  }
+
+  absl::Status WaitFor(int n_pending) override {
+    if (check_steps_ || !failure_.ok() || n_enqueued_ <= static_cast<uint64_t>(n_pending)) return failure_;
+    const cudaEvent_t finished = finished_[(n_enqueued_ - n_pending - 1) % kQueue];
+    // A round takes milliseconds, its end is wanted within microseconds, and the host has nothing else to do.
+    cudaError_t error;
+    while ((error = cudaEventQuery(finished)) == cudaErrorNotReady) std::this_thread::yield();
+    if (error != cudaSuccess) failure_ = Failed("running a program", error);
+    return failure_;
+  }
+
+  bool runs_ahead() const override { return !check_steps_; }
+
+  // Known only where every step is waited for.
+  PhaseTimes times() const override { return times_; }
+  void ResetTimes() override { times_ = {}; }
+
+ private:
+  CudaStream main() const { return lanes_[static_cast<int>(Lane::kTarget)]; }
+  CudaStream other() const { return lanes_[static_cast<int>(Lane::kDraft)]; }
+
+  absl::Status Failed(const std::string& doing, cudaError_t error) const {
+    return absl::InternalError(
+        absl::StrCat(Name(device_), ": ", doing, " failed: ", cudaGetErrorString(error),
+                     check_steps_ ? "" : "; execution.check_steps: true names the step that fails"));
+  }
+  absl::Status Checked(const std::string& doing) const {
+    const cudaError_t error = cudaGetLastError();
+    return error == cudaSuccess ? absl::OkStatus() : Failed(doing, error);
+  }
+
+  // The steps of a program on the lanes' streams, which are being captured.
+  absl::Status Capture(const Program& program) {
+    cudaEventRecord(fork_, main());
+    cudaStreamWaitEvent(other(), fork_, 0);
+    bool recorded[kMaxEvents] = {};
+    for (const Step& step : program.steps()) {
+      const CudaStream lane = lanes_[static_cast<int>(step.lane)];
+      if (step.op == Op::kRecord || step.op == Op::kWait) {
+        const EventId event = *static_cast<const EventId*>(program.args(step));
+        TANDEM_CHECK(event >= 0 && event < kMaxEvents) << "event " << event;
+        if (step.op == Op::kRecord) {
+          recorded[event] = true;
+          cudaEventRecord(events_[event], lane);
+        } else if (recorded[event]) {
+          cudaStreamWaitEvent(lane, events_[event], 0);
+        }
+      } else {
+        TANDEM_RETURN_IF_ERROR(LaunchStep(program, step, lane));
+      }
+      TANDEM_RETURN_IF_ERROR(Checked(absl::StrCat("recording step ", Name(step.op))));
+    }
+    cudaEventRecord(join_, other());
+    cudaStreamWaitEvent(main(), join_, 0);
+    return Checked("joining the lanes");
+  }
+
+  void RunChecked(const Program& program) {
+    for (const Step& step : program.steps()) {
+      if (step.op == Op::kRecord || step.op == Op::kWait) continue;
+      const auto begin = std::chrono::steady_clock::now();
+      failure_ = LaunchStep(program, step, main());
+      cudaStreamSynchronize(main());
+      if (failure_.ok()) failure_ = Checked(absl::StrCat("step ", Name(step.op)));
+      if (!failure_.ok()) return;
+      times_.ns[static_cast<int>(step.phase)] +=
+          std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin)
+              .count();
+    }
+  }
+
+  const Device device_;
+  const bool check_steps_;
+  absl::Status failure_;  // the first error: a device that failed runs nothing any more
+  cudaStream_t lanes_[kNumLanes] = {};
+  cudaEvent_t events_[kMaxEvents] = {};
+  cudaEvent_t finished_[kQueue] = {};
+  cudaEvent_t fork_ = nullptr, join_ = nullptr;
+  std::map<const Program*, cudaGraphExec_t> graphs_;
+  uint64_t n_enqueued_ = 0;
+  PhaseTimes times_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Executor>> NewCudaExecutor(const ExecutorOptions& options) {
+  return std::make_unique<CudaExecutor>(options);
+}
+
+}  // namespace tandem
+#endif  // TANDEM_CUDA

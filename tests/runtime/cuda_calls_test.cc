@@ -1,0 +1,86 @@
+// What the host asks of CUDA while rounds run: one graph and one event a round, and nothing that waits, allocates or copies.
+// The calls are counted where the linker wraps them.
+// ctest-link: -Wl,--wrap=cudaMalloc,--wrap=cudaFree,--wrap=cudaHostAlloc,--wrap=cudaMemcpy,--wrap=cudaMemcpyAsync
+// ctest-link: -Wl,--wrap=cudaMemset,--wrap=cudaDeviceSynchronize,--wrap=cudaStreamSynchronize
+// ctest-link: -Wl,--wrap=cudaEventSynchronize,--wrap=cudaGraphLaunch,--wrap=cudaLaunchKernelExC,--wrap=cudaEventRecord
+#include <gtest/gtest.h>
+
+#include "tests/on_device.h"
+#include "tests/runtime/pairs.h"
+
+#ifdef TANDEM_CUDA
+#include <cuda_runtime.h>
+
+namespace {
+
+struct Calls {
+  int graphs = 0;
+  int events = 0;
+  int others = 0;  // that a round must not make
+} calls;
+
+}  // namespace
+
+#define TANDEM_WRAP(counter, name, parameters, arguments) \
+  extern "C" cudaError_t __real_##name parameters;        \
+  extern "C" cudaError_t __wrap_##name parameters {       \
+    ++calls.counter;                                      \
+    return __real_##name arguments;                       \
+  }
+TANDEM_WRAP(graphs, cudaGraphLaunch, (cudaGraphExec_t graph, cudaStream_t stream), (graph, stream))
+TANDEM_WRAP(events, cudaEventRecord, (cudaEvent_t event, cudaStream_t stream), (event, stream))
+TANDEM_WRAP(others, cudaMalloc, (void** data, size_t bytes), (data, bytes))
+TANDEM_WRAP(others, cudaFree, (void* data), (data))
+TANDEM_WRAP(others, cudaHostAlloc, (void** data, size_t bytes, unsigned flags), (data, bytes, flags))
+TANDEM_WRAP(others, cudaMemcpy, (void* to, const void* from, size_t bytes, cudaMemcpyKind kind),
+            (to, from, bytes, kind))
+TANDEM_WRAP(others, cudaMemcpyAsync,
+            (void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream),
+            (to, from, bytes, kind, stream))
+TANDEM_WRAP(others, cudaMemset, (void* data, int value, size_t bytes), (data, value, bytes))
+TANDEM_WRAP(others, cudaDeviceSynchronize, (), ())
+TANDEM_WRAP(others, cudaStreamSynchronize, (cudaStream_t stream), (stream))
+TANDEM_WRAP(others, cudaEventSynchronize, (cudaEvent_t event), (event))
+TANDEM_WRAP(others, cudaLaunchKernelExC, (const cudaLaunchConfig_t* config, const void* kernel, void** args),
+            (config, kernel, args))
+#endif  // TANDEM_CUDA
+
+namespace tandem {
+namespace {
+
+TEST(CudaCalls, ARoundIsOneGraphAndOneEvent) {
+  TANDEM_SKIP_WITHOUT(kCudaDevice);
+#ifdef TANDEM_CUDA
+  // Counts from the 5th round that it reads to the 25th.
+  class Counter : public EngineListener {
+   public:
+    bool Cancelled() override {
+      ++n_rounds;
+      if (n_rounds == 5) first = calls;
+      if (n_rounds == 25) last = calls;
+      return false;
+    }
+    int n_rounds = 0;
+    Calls first, last;
+  };
+  PairSpec pair{.target = {.model = HashTarget(kCudaDevice)},
+                .draft = ModelSpec{.model = HashDraft(kCudaDevice)}};
+  auto engine = MakeEngine({.n_slots = 2, .gamma = 3, .max_context = 512}, pair, MakePolicy());
+  EXPECT_GT(calls.others, 0);  // the wrapping works
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(
+        engine->Submit({.prompt = SomePrompt(9, i), .sampling = {.temperature = 1}, .max_new_tokens = 200})
+            .ok());
+  }
+  Counter counter;
+  std::vector<RequestResult> results;
+  ASSERT_TRUE(engine->Run(&counter, &results).ok());
+  ASSERT_GT(counter.n_rounds, 25);
+  EXPECT_EQ(counter.last.graphs - counter.first.graphs, 20);
+  EXPECT_EQ(counter.last.events - counter.first.events, 20);
+  EXPECT_EQ(counter.last.others - counter.first.others, 0);
+#endif
+}
+
+}  // namespace
+}  // namespace tandem
