@@ -26,6 +26,15 @@
 namespace tandem {
 namespace {
 
+// A choice is a text, or one that ends in ":N" and stands for that with any number.
+bool IsChoice(std::string_view text, std::string_view choice) {
+  if (text == choice) return choice.size() < 2 || choice.substr(choice.size() - 2) != ":N";
+  if (!choice.ends_with(":N") || !text.starts_with(choice.substr(0, choice.size() - 1))) return false;
+  const std::string_view number = text.substr(choice.size() - 1);
+  return !number.empty() && number.size() < 4 &&
+         number.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
 std::string Join(const std::string& prefix, const std::string& key) {
   return prefix.empty() ? key : absl::StrCat(prefix, ".", key);
 }
@@ -210,7 +219,8 @@ class Resolver {
     }
     if (*key.choices != 0) {
       const std::vector<std::string> choices = absl::StrSplit(key.choices, '|');
-      if (std::find(choices.begin(), choices.end(), node.text) == choices.end()) {
+      const auto is_it = [&](const std::string& choice) { return IsChoice(node.text, choice); };
+      if (std::none_of(choices.begin(), choices.end(), is_it)) {
         const std::string nearest = NearestName(node.text, choices);
         Complain(node.where,
                  absl::StrCat(path, ": expected ", Expectation(key), ", got ", node.Describe(),
@@ -340,6 +350,8 @@ class Resolver {
     } else if (draft_ && !has_model && !ngram_) {
       Complain(*draft_, "draft: expected model or ngram (or `draft: none`), got neither");
     }
+    // A pair runs on one device.
+    if (!config_.origins.contains("draft.device")) config_.draft.device = config_.target.device;
     config_.draft_kind = has_model ? DraftKind::kModel : ngram_ ? DraftKind::kNgram : DraftKind::kNone;
     if (config_.ngram.min > config_.ngram.max) {
       Complain(

@@ -94,6 +94,7 @@ struct ExecutionConfig {
   std::string streams = "inline";
   int32_t prefill_chunk = 128;
   int32_t rounds_ahead = 1;
+  bool check_steps = false;
 };
 
 struct PromptConfig {

@@ -25,7 +25,8 @@ struct ConfigKey {
   double min = 0;  // of numbers; the ends belong to the range
   double max = 0;
   bool above_min = false;  // `min` itself does not belong
-  // Of texts: "a|b"; empty: any. Of paths: "none" if it may be absent. Of lists of numbers: what a number is.
+  // Of texts: "a|b|c:N", N any number; empty: any. Of paths: "none" if it may be absent. Of lists of numbers: what a number
+  // is.
   const char* choices = "";
   const char* alias = "";  // a second spelling of the path
 };

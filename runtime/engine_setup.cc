@@ -8,6 +8,7 @@
 #include "runtime/cascade/token_cascade.h"
 #include "runtime/core/cuda.h"
 #include "runtime/engine.h"
+#include "runtime/memory_plan.h"
 
 namespace tandem {
 namespace {
@@ -15,6 +16,28 @@ namespace {
 absl::Status CheckRange(const char* name, int64_t value, int64_t least, int64_t most) {
   if (value >= least && value <= most) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(name, ": expected ", least, " to ", most, ", got ", value));
+}
+
+// On a device the caches take what the weights leave, and no more than all slots can use.
+absl::Status FitCache(const PairSpec& pair, Device device, EngineOptions* options) {
+  PlannedRun run{.n_slots = options->n_slots,
+                 .gamma = options->gamma,
+                 .prefill_chunk = options->prefill_chunk,
+                 .cache_tokens = 1};
+  std::vector<PlannedModel> models;
+  int64_t bytes_per_token = 0;
+  for (const ModelSpec* spec : {&pair.target, pair.draft && options->gamma > 0 ? &*pair.draft : nullptr}) {
+    if (spec == nullptr) continue;
+    const DType dtype = spec->dtype == ActivationDType::kBf16 ? DType::kBf16 : DType::kF32;
+    models.push_back({.name = spec->name, .shape = spec->model->shape(), .cache_dtype = dtype});
+    bytes_per_token += PagedCache::BytesPerToken(spec->model->shape(), dtype);
+  }
+  constexpr int64_t kReserve = int64_t{256} << 20;  // graphs, kernels, page tables
+  const int64_t free = cuda::Memory(device).free - PlanMemory(models, run).bytes() - kReserve;
+  options->cache_tokens = CacheTokensThatFit(free, bytes_per_token, options->cache_tokens);
+  if (options->cache_tokens >= options->page_size) return absl::OkStatus();
+  run.cache_tokens = options->max_context;
+  return CheckFits(PlanMemory(models, run), device, std::max<int64_t>(free, 0));
 }
 
 absl::Status Resolve(EngineOptions* options, PairSpec* pair) {
@@ -28,6 +51,7 @@ absl::Status Resolve(EngineOptions* options, PairSpec* pair) {
   TANDEM_RETURN_IF_ERROR(CheckRange("cache.tokens", options->cache_tokens, 0, int64_t{kMost}));
   if (!pair->has_drafter()) options->gamma = 0;
   const Device device = pair->target.model->device();
+  if (device.is_cuda()) options->n_threads = 1;  // the CPU's
   if (pair->draft && pair->draft->model->device() != device) {
     return absl::InvalidArgumentError(absl::StrCat("draft.device: ", Name(pair->draft->model->device()),
                                                    ": expected the target's, ", Name(device),
@@ -56,7 +80,10 @@ absl::Status Resolve(EngineOptions* options, PairSpec* pair) {
   TANDEM_RETURN_IF_ERROR(CheckRange("cache.max_context", options->max_context, 2, context));
   if (pair->n_vocab == 0) pair->n_vocab = n_vocab;
   TANDEM_RETURN_IF_ERROR(CheckRange("the pair's vocabulary", pair->n_vocab, 1, n_vocab));
-  if (options->cache_tokens == 0) options->cache_tokens = int64_t{options->n_slots} * options->max_context;
+  if (options->cache_tokens == 0) {
+    options->cache_tokens = int64_t{options->n_slots} * options->max_context;
+    if (device.is_cuda()) TANDEM_RETURN_IF_ERROR(FitCache(*pair, device, options));
+  }
   return absl::OkStatus();
 }
 

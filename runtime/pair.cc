@@ -11,6 +11,9 @@
 
 #include "runtime/cascade/cascade_config.h"
 #include "runtime/config_keys.h"
+#include "runtime/core/cuda.h"
+#include "runtime/memory_plan.h"
+#include "runtime/model/checkpoint.h"
 #include "runtime/model/config.h"
 #include "runtime/rule_config.h"
 
@@ -33,15 +36,45 @@ ActivationDType ActivationOf(const ModelChoice& choice) {
   return choice.dtype == "bf16" ? ActivationDType::kBf16 : ActivationDType::kF32;
 }
 
-absl::Status CheckDevice(const char* side, const ModelChoice& choice) {
-  if (choice.device == "cpu") return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat(side, ".device: ", choice.device,
-                                             " is not there: this build runs on the CPU; use device: cpu"));
-}
-
 bool IsSameFolder(const std::string& a, const std::string& b) {
   std::error_code error;
   return a == b || std::filesystem::equivalent(a, b, error);
+}
+
+// The device of one side, which is there.
+absl::StatusOr<Device> DeviceOf(const char* side, const ModelChoice& choice) {
+  const absl::StatusOr<Device> device = ParseDevice(choice.device);
+  const absl::Status status = device.ok() ? cuda::Check(*device) : device.status();
+  if (status.ok()) return *device;
+  return absl::Status(status.code(), absl::StrCat(side, ".device: ", status.message()));
+}
+
+absl::StatusOr<PlannedModel> PlannedFor(const ModelChoice& choice) {
+  TANDEM_ASSIGN_OR_RETURN(const CheckpointInfo info, InspectCheckpoint(choice.model.text));
+  PlannedModel planned{.name = choice.model.text, .shape = info.shape};
+  for (const TensorInfo& tensor : info.tensors) planned.weight_bytes += tensor.used ? tensor.bytes : 0;
+  planned.cache_dtype = ActivationOf(choice) == ActivationDType::kBf16 ? DType::kBf16 : DType::kF32;
+  return planned;
+}
+
+// That a CUDA device has the memory, before anything is loaded.
+absl::Status CheckMemory(const Config& config, Device device) {
+  if (!device.is_cuda()) return absl::OkStatus();
+  std::vector<PlannedModel> models;
+  TANDEM_ASSIGN_OR_RETURN(PlannedModel target, PlannedFor(config.target));
+  models.push_back(std::move(target));
+  if (config.draft_kind == DraftKind::kModel) {
+    TANDEM_ASSIGN_OR_RETURN(PlannedModel draft, PlannedFor(config.draft));
+    if (IsSameFolder(config.target.model.text, config.draft.model.text)) draft.weight_bytes = 0;
+    models.push_back(std::move(draft));
+  }
+  const MemoryPlan plan =
+      PlanMemory(models, {.n_slots = config.execution.batch,
+                          .gamma = config.draft_kind == DraftKind::kNone ? 0 : config.speculation.gamma,
+                          .prefill_chunk = config.execution.prefill_chunk,
+                          .cache_tokens = config.cache.tokens,
+                          .max_context = config.cache.max_context});
+  return CheckFits(plan, device, cuda::Memory(device).free);
 }
 
 // Null if the folder has no tokenizer.json.
@@ -152,7 +185,7 @@ absl::StatusOr<Pair> LoadPair(const Config& config, const GenerationDefaults& de
   Pair pair;
   const std::string& target = config.target.model.text;
   const std::string& draft = config.draft.model.text;
-  TANDEM_RETURN_IF_ERROR(CheckDevice("target", config.target));
+  TANDEM_ASSIGN_OR_RETURN(const Device device, DeviceOf("target", config.target));
   pair.eos_ids = defaults.eos_ids;
   if (!defaults.ignored.empty()) {
     pair.warnings.push_back(absl::StrCat(target,
@@ -160,7 +193,15 @@ absl::StatusOr<Pair> LoadPair(const Config& config, const GenerationDefaults& de
                                          absl::StrJoin(defaults.ignored, ", ")));
   }
   TANDEM_ASSIGN_OR_RETURN(pair.tokenizer, LoadTokenizer(target));
-  TANDEM_ASSIGN_OR_RETURN(std::shared_ptr<const Model> model, LoadModel(target));
+  if (config.draft_kind == DraftKind::kModel) {
+    TANDEM_ASSIGN_OR_RETURN(const Device other, DeviceOf("draft", config.draft));
+    if (other != device) {
+      return absl::InvalidArgumentError(absl::StrCat("draft.device: expected the target's, ", Name(device),
+                                                     ", got ", Name(other), "; both run on one device"));
+    }
+  }
+  TANDEM_RETURN_IF_ERROR(CheckMemory(config, device));
+  TANDEM_ASSIGN_OR_RETURN(std::shared_ptr<const Model> model, LoadModel(target, device));
   pair.spec.target = {model, ActivationOf(config.target), target};
   pair.spec.tokenizer = pair.tokenizer.get();
   const Vocabulary target_side = {pair.tokenizer.get(), model->shape().n_vocab, target};
@@ -168,12 +209,11 @@ absl::StatusOr<Pair> LoadPair(const Config& config, const GenerationDefaults& de
       pair.tokenizer == nullptr ? target_side.n_rows : std::min(target_side.n_rows, pair.tokenizer->n_ids());
   if (config.draft_kind == DraftKind::kNgram) pair.spec.ngram = NgramSpec{config.ngram.min, config.ngram.max};
   if (config.draft_kind == DraftKind::kModel) {
-    TANDEM_RETURN_IF_ERROR(CheckDevice("draft", config.draft));
     if (IsSameFolder(target, draft)) {
       pair.spec.draft = {model, ActivationOf(config.draft), draft};
     } else {
       TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<const Tokenizer> tokenizer, LoadTokenizer(draft));
-      TANDEM_ASSIGN_OR_RETURN(std::shared_ptr<const Model> draft_model, LoadModel(draft));
+      TANDEM_ASSIGN_OR_RETURN(std::shared_ptr<const Model> draft_model, LoadModel(draft, device));
       const Vocabulary draft_side = {tokenizer.get(), draft_model->shape().n_vocab, draft};
       TANDEM_ASSIGN_OR_RETURN(pair.spec.n_vocab, SharedVocabulary(target_side, draft_side, &pair.warnings));
       pair.spec.draft = {std::move(draft_model), ActivationOf(config.draft), draft};
@@ -252,6 +292,7 @@ EngineOptions MakeEngineOptions(const Config& config) {
   options.cache_tokens = config.cache.tokens;
   options.prefill_chunk = config.execution.prefill_chunk;
   options.rounds_ahead = config.execution.rounds_ahead;
+  options.check_steps = config.execution.check_steps;
   options.streams = config.execution.streams == "threaded" ? StreamMode::kThreaded : StreamMode::kInline;
   options.n_threads = config.execution.threads;
   if (options.n_threads == 0) options.n_threads = std::max(1u, std::thread::hardware_concurrency());
@@ -293,6 +334,8 @@ ReportHeader DescribeRun(const Config& config, const Pair& pair, const Policy& p
   if (pair.spec.draft && config.draft.dtype != config.target.dtype) {
     absl::StrAppend(&header.dtype, " (draft: ", config.draft.dtype, ")");
   }
+  const Device device = pair.spec.target.model->device();
+  if (device.is_cuda()) header.device = cuda::Describe(device);
   header.cpu = CpuName();
   header.n_threads = MakeEngineOptions(config).n_threads;
   return header;

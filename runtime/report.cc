@@ -179,10 +179,13 @@ std::string HeaderLines(const ReportHeader& header, bool colour) {
     const std::string bonus = header.bonus.empty() ? "" : absl::StrCat("; bonus token from ", header.bonus);
     text += ReportLine("guarantee", header.guarantee_text + bonus, colour);
   }
-  text += ReportLine("machine",
-                     absl::StrCat(header.cpu, ", ", header.n_threads, " thread",
-                                  header.n_threads == 1 ? "" : "s", "; products in ", header.dtype),
-                     colour);
+  text += ReportLine(
+      "machine",
+      absl::StrCat(header.device.empty() ? absl::StrCat(header.cpu, ", ", header.n_threads, " thread",
+                                                        header.n_threads == 1 ? "" : "s")
+                                         : header.device,
+                   "; products in ", header.dtype),
+      colour);
   return text;
 }
 

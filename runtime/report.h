@@ -60,6 +60,7 @@ struct ReportHeader {
   std::string guarantee_text;  // the same in words
   std::string bonus;           // p or pi; empty: there is none
   std::string dtype;           // of the products' inputs
+  std::string device;          // the GPU, or empty: the CPU
   std::string cpu;
   int n_threads = 0;
 };

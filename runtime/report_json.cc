@@ -157,6 +157,7 @@ OrderedJson HeaderJson(const ReportHeader& header) {
   json["guarantee_text"] = header.guarantee_text;
   json["bonus"] = header.bonus.empty() ? OrderedJson(nullptr) : OrderedJson(header.bonus);
   json["dtype"] = header.dtype;
+  if (!header.device.empty()) json["device"] = header.device;
   json["cpu"] = header.cpu;
   json["threads"] = header.n_threads;
   return json;
