@@ -8,6 +8,7 @@
 #define TANDEM_KERNELS_ATTENTION_ATTENTION_H_
 
 #include "runtime/core/kv.h"
+#include "runtime/core/platform.h"
 #include "runtime/core/program.h"
 #include "runtime/core/sequence.h"
 #include "runtime/core/worker.h"
@@ -30,6 +31,9 @@ struct AttentionArgs {
 
 void AttentionReference(const AttentionArgs& args);  // two passes, sums in double
 void AttentionCpu(const AttentionArgs& args, Worker worker);
+// Pointers are device memory. A bf16 cache with heads of 64 or 128 goes to tensor cores, with queries and weights to
+// 2^-18 of their size.
+void AttentionCuda(const AttentionArgs& args, CudaStream stream);
 
 }  // namespace tandem
 

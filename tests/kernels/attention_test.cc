@@ -5,6 +5,7 @@
 #include <limits>
 #include <memory>
 
+#include "tests/kernels/backend.h"
 #include "tests/kernels/cases.h"
 #include "tests/kernels/util.h"
 
@@ -78,6 +79,13 @@ class PagedCache {
     }
   }
   const KvLayer& kv() const { return kv_; }
+  KvLayer CopyTo(DeviceInputs& inputs) const {
+    KvLayer kv = kv_;
+    kv.k = inputs.Copy(k_->data(), k_->bytes());
+    kv.v = inputs.Copy(v_->data(), v_->bytes());
+    kv.page_table = inputs.Copy(table_.data(), table_.size());
+    return kv;
+  }
 
  private:
   void Set(unsigned char* data, size_t at, float value) {
@@ -115,8 +123,9 @@ class Problem {
     return which;
   }
 
-  // The outputs of some rows, in the order given; n_workers 0: the reference.
-  std::vector<float> Run(const std::vector<size_t>& which, const PagedCache& cache, int n_workers = 1) const {
+  // The outputs of some rows, in the order given.
+  std::vector<float> Run(const std::vector<size_t>& which, const PagedCache& cache, Backend backend,
+                         int n_workers = 1) const {
     std::vector<PlannedRow> rows;
     EdgeBytes q(which.size() * row_size() * 4);
     for (size_t i = 0; i < which.size(); ++i) {
@@ -126,8 +135,20 @@ class Problem {
     const PlanOf plan(rows);
     Output out(which.size() * row_size());
     const AttentionArgs args = {plan.plan(), q.floats(), cache.kv(), shape_.n_heads, scale_, out.data()};
-    if (n_workers == 0) {
+    if (backend == Backend::kReference) {
       AttentionReference(args);
+    } else if (backend == Backend::kCuda) {
+#ifdef TANDEM_CUDA
+      DeviceInputs inputs;
+      AttentionArgs copy = args;
+      copy.rows = inputs.Copy(args.rows, static_cast<int>(which.size()));
+      copy.q = inputs.Copy(args.q, out.size());
+      copy.kv = cache.CopyTo(inputs);
+      const DeviceBytes device_out(out.data(), out.size() * 4);
+      copy.out = reinterpret_cast<float*>(device_out.data());
+      AttentionCuda(copy, nullptr);
+      device_out.Download(out.data());
+#endif
     } else {
       RunOnWorkers(n_workers, [&](Worker worker) { AttentionCpu(args, worker); });
     }
@@ -140,8 +161,14 @@ class Problem {
   // maximum rounds once, Highway's exp is within 1 ulp, and each of the chunks rescales what came before by
   // one more exp and one product. So a weight is known to a relative e_w, as is the sum of all, and the mean
   // of the values is known to twice that and the roundings of two sums of n_keys terms.
-  void Check(const std::vector<float>& result) {
+  // CUDA: exp is within 2 ulp, and after the chunks 4 warps and 8 blocks are merged likewise. On tensor cores a
+  // query and a weight come in two parts, which leaves 2^-18 = 64 roundings of it, and a sum has 36 roundings for
+  // every 16 products of either part (linear_test.cc), after a product with scale and log2(e).
+  void Check(const std::vector<float>& result, Backend backend) {
     const int d = shape_.head_dim, group = shape_.n_heads / shape_.n_kv_heads;
+    const bool cuda = backend == Backend::kCuda;
+    const bool parts = cuda && shape_.dtype == DType::kBf16 && (d == 64 || d == 128);
+    const double score_roundings = parts ? 4.5 * d + 64 + 3 : d + 2;
     for (size_t r = 0; r < rows_.size(); ++r) {
       const int slot = rows_[r].slot, n_keys = rows_[r].position + 1;
       const int n_chunks = (n_keys + kAttentionChunk - 1) / kAttentionChunk;
@@ -161,8 +188,12 @@ class Problem {
           max_size = std::max(max_size, size * scale_);
         }
         for (double& score : scores) total += score = std::exp(score - max);
-        const double e_s = Gamma(d + 2) * max_size;
-        const double e_w = 1.01 * (2 * e_s + (n_chunks + 1) * (2 * max_size * kRoundoff + Gamma(4)));
+        const double e_s = Gamma(score_roundings) * max_size;
+        const int n_merges = cuda ? n_chunks + 12 : n_chunks;
+        const double e_w = 1.01 * (2 * e_s + (n_merges + 1) * (2 * max_size * kRoundoff + Gamma(6)) +
+                                   (parts ? Gamma(64) : 0));
+        const double sum_roundings =
+            parts ? 4.5 * (n_keys + 16) + n_merges : n_keys + 2 + (cuda ? n_merges : 0);
         for (int i = 0; i < d; ++i) {
           double sum = 0, size = 0;
           for (int t = 0; t < n_keys; ++t) {
@@ -170,7 +201,8 @@ class Problem {
             sum += scores[t] / total * v;
             size += scores[t] / total * std::fabs(v);
           }
-          ASSERT_NEAR(result[(r * shape_.n_heads + h) * d + i], sum, size * (2 * e_w + 2 * Gamma(n_keys + 2)))
+          ASSERT_NEAR(result[(r * shape_.n_heads + h) * d + i], sum,
+                      size * (2 * e_w + 2 * Gamma(sum_roundings)))
               << "row " << r << ", head " << h << ", element " << i;
         }
       }
@@ -220,27 +252,38 @@ TEST(AttentionReference, ComputedByHand) {
   EXPECT_NEAR(out[3], (2 * 10 + 4 * 20 + 8 * 40) / 14., 1e-5);
 }
 
-TEST(Attention, MatchesSoftmaxInDouble) {
+class Attention : public BackendTest {
+ protected:
+  // Every way in which the backend may compute.
+  template <typename Body>
+  void ForEachWay(Body body) const {
+    if (is_cuda()) return body();
+    ForEachTarget(body);
+  }
+};
+TANDEM_FOR_BOTH_BACKENDS(Attention);
+
+TEST_P(Attention, MatchesSoftmaxInDouble) {
   for (const AttentionCase& c : kAttentionCases) {
     SCOPED_TRACE(Describe(c));
     Problem problem(c, 1);
     const PagedCache cache(c, problem.sequences(), c.page_size, 1);
-    problem.Check(problem.Run(problem.All(), cache, 0));
-    ForEachTarget([&] { problem.Check(problem.Run(problem.All(), cache)); });
+    problem.Check(problem.Run(problem.All(), cache, Backend::kReference), Backend::kReference);
+    ForEachWay([&] { problem.Check(problem.Run(problem.All(), cache, GetParam()), GetParam()); });
     if (HasFatalFailure()) return;
   }
 }
 
-TEST(Attention, ARowHasTheSameBitsInAnyCompany) {
+TEST_P(Attention, ARowHasTheSameBitsInAnyCompany) {
   for (const AttentionCase& c : kAttentionCases) {
     SCOPED_TRACE(Describe(c));
     Problem problem(c, 2);
     const PagedCache cache(c, problem.sequences(), c.page_size, 1);
-    ForEachTarget([&] {
-      const std::vector<float> all = problem.Run(problem.All(), cache);
+    ForEachWay([&] {
+      const std::vector<float> all = problem.Run(problem.All(), cache, GetParam());
       const size_t n = problem.row_size();
       for (size_t r : problem.All()) {
-        const std::vector<float> alone = problem.Run({r}, cache);
+        const std::vector<float> alone = problem.Run({r}, cache, GetParam());
         ASSERT_EQ(BitsOf(alone.data(), n), BitsOf(all.data() + r * n, n)) << "row " << r;
       }
       // The same sequences in the opposite order, and every second row of each.
@@ -250,7 +293,7 @@ TEST(Attention, ARowHasTheSameBitsInAnyCompany) {
       }
       std::stable_sort(other.begin(), other.end(),
                        [&](size_t a, size_t b) { return problem.rows()[a].slot > problem.rows()[b].slot; });
-      const std::vector<float> some = problem.Run(other, cache);
+      const std::vector<float> some = problem.Run(other, cache, GetParam());
       for (size_t i = 0; i < other.size(); ++i) {
         ASSERT_EQ(BitsOf(some.data() + i * n, n), BitsOf(all.data() + other[i] * n, n)) << "row " << other[i];
       }
@@ -259,21 +302,21 @@ TEST(Attention, ARowHasTheSameBitsInAnyCompany) {
   }
 }
 
-TEST(Attention, PagesAndWorkersDoNotMatter) {
+TEST_P(Attention, PagesAndWorkersDoNotMatter) {
   for (const AttentionCase& c : kAttentionCases) {
     SCOPED_TRACE(Describe(c));
     Problem problem(c, 3);
     const PagedCache cache(c, problem.sequences(), c.page_size, 1);
-    ForEachTarget([&] {
-      const std::vector<float> expected = problem.Run(problem.All(), cache);
-      for (int n_workers = 2; n_workers <= 5; ++n_workers) {
-        const std::vector<float> result = problem.Run(problem.All(), cache, n_workers);
+    ForEachWay([&] {
+      const std::vector<float> expected = problem.Run(problem.All(), cache, GetParam());
+      for (int n_workers = 2; n_workers <= 5 && !is_cuda(); ++n_workers) {
+        const std::vector<float> result = problem.Run(problem.All(), cache, GetParam(), n_workers);
         ASSERT_EQ(BitsOf(result.data(), result.size()), BitsOf(expected.data(), expected.size()))
             << n_workers;
       }
       for (int page_size : {1, 7, 16, 64, 100, 256}) {
         const PagedCache other(c, problem.sequences(), page_size, page_size);
-        const std::vector<float> result = problem.Run(problem.All(), other);
+        const std::vector<float> result = problem.Run(problem.All(), other, GetParam());
         ASSERT_EQ(BitsOf(result.data(), result.size()), BitsOf(expected.data(), expected.size()))
             << page_size;
       }
@@ -283,9 +326,11 @@ TEST(Attention, PagesAndWorkersDoNotMatter) {
 }
 
 // A row sees positions 0 .. its own: NaN in later ones must not reach it, NaN in its own must.
-TEST(Attention, SeesItsPastAlone) {
-  for (DType dtype : {DType::kF32, DType::kBf16}) {
-    const AttentionCase c = {4, 2, 24, dtype, 8, {{0, 6, 69}}};
+TEST_P(Attention, SeesItsPastAlone) {
+  constexpr std::pair<DType, int> kKinds[] = {
+      {DType::kF32, 24}, {DType::kBf16, 24}, {DType::kBf16, 64}, {DType::kBf16, 128}};
+  for (const auto& [dtype, head_dim] : kKinds) {
+    const AttentionCase c = {4, 2, head_dim, dtype, 8, {{0, 6, 69}}};
     Problem problem(c, 4);
     const float nan = std::numeric_limits<float>::quiet_NaN();
     const PagedCache clean_cache(c, problem.sequences(), c.page_size, 1);
@@ -294,16 +339,16 @@ TEST(Attention, SeesItsPastAlone) {
       Problem spoiled(c, 4);
       (key ? spoiled.sequences().k(0, 1, 66, 0) : spoiled.sequences().v(0, 1, 66, 0)) = nan;
       const PagedCache cache(c, spoiled.sequences(), c.page_size, 1);
-      ForEachTarget([&] {
-        const std::vector<float> clean = problem.Run(problem.All(), clean_cache);
-        const std::vector<float> result = spoiled.Run(spoiled.All(), cache);
+      ForEachWay([&] {
+        const std::vector<float> clean = problem.Run(problem.All(), clean_cache, GetParam());
+        const std::vector<float> result = spoiled.Run(spoiled.All(), cache, GetParam());
         for (size_t r = 0; r < 6; ++r) {
           const bool sees = problem.rows()[r].position >= 66;
           if (!sees) {
             ASSERT_EQ(BitsOf(result.data() + r * n, n), BitsOf(clean.data() + r * n, n)) << r;
           }
           // Heads 2 and 3 use kv head 1.
-          const bool is_nan = std::isnan(result[r * n + 2 * 24]);
+          const bool is_nan = std::isnan(result[r * n + 2 * c.head_dim]);
           EXPECT_EQ(is_nan, sees) << "row " << r;
           EXPECT_FALSE(std::isnan(result[r * n])) << "row " << r;
         }
@@ -314,15 +359,20 @@ TEST(Attention, SeesItsPastAlone) {
 }
 
 // Scores far apart, over several chunks: the running maximum moves up late.
-TEST(Attention, LargeScores) {
-  const AttentionCase c = {1, 1, 16, DType::kF32, 16, {{0, 1, 299}}};
-  Problem problem(c, 5);
-  for (int t = 0; t < 300; ++t) {
-    for (int i = 0; i < 16; ++i) problem.sequences().k(0, 0, t, i) *= static_cast<float>(t) / 8;
+TEST_P(Attention, LargeScores) {
+  for (const AttentionCase& c : {AttentionCase{1, 1, 16, DType::kF32, 16, {{0, 1, 299}}},
+                                 AttentionCase{1, 1, 64, DType::kBf16, 16, {{0, 1, 1299}}}}) {
+    Problem problem(c, 5);
+    for (int t = 0; t <= c.runs[0].last_position; ++t) {
+      for (int i = 0; i < c.head_dim; ++i) {
+        float& k = problem.sequences().k(0, 0, t, i);
+        k = RoundToBf16(k * static_cast<float>(t) / 8);
+      }
+    }
+    const PagedCache cache(c, problem.sequences(), c.page_size, 1);
+    problem.Check(problem.Run(problem.All(), cache, Backend::kReference), Backend::kReference);
+    ForEachWay([&] { problem.Check(problem.Run(problem.All(), cache, GetParam()), GetParam()); });
   }
-  const PagedCache cache(c, problem.sequences(), c.page_size, 1);
-  problem.Check(problem.Run(problem.All(), cache, 0));
-  ForEachTarget([&] { problem.Check(problem.Run(problem.All(), cache)); });
 }
 
 }  // namespace

@@ -50,6 +50,21 @@ inline constexpr LinearCase kLinearCases[] = {
     {512, {96, 64, 0}, {DType::kF32, DType::kF32}, true, false, false, false},
     {1408, {64, 0, 0}, {DType::kBf16}, false, false, true, false},
     {2050, {9, 0, 0}, {DType::kF16}, true, false, false, false},
+    // bf16 weights and inputs rounded to bf16: what CUDA gives to tensor cores, with every way to cut in_dim.
+    {64, {17, 0, 0}, {DType::kBf16}, true, true, false, true},
+    {192, {192, 64, 64}, {DType::kBf16, DType::kBf16, DType::kBf16}, true, false, false, true},
+    {512, {100, 40, 0}, {DType::kBf16, DType::kBf16}, true, true, false, true},
+    {1408, {64, 0, 0}, {DType::kBf16}, false, false, true, true},
+    {2048, {50, 30, 30}, {DType::kBf16, DType::kBf16, DType::kBf16}, true, true, false, true},
+    {3072, {34, 0, 0}, {DType::kBf16}, true, false, true, true},
+    {4096, {20, 17, 0}, {DType::kBf16, DType::kBf16}, true, false, false, true},
+};
+
+// Too large for the CPU's tests: several rounds of every warp, and an input of which 64 rows do not fit.
+inline constexpr LinearCase kLargeLinearCases[] = {
+    {2048, {2100, 1100, 0}, {DType::kBf16, DType::kBf16}, true, false, false, true},
+    {14336, {300, 0, 0}, {DType::kBf16}, false, true, true, true},
+    {256, {9000, 0, 0}, {DType::kBf16}, true, false, true, true},
 };
 
 // Rows of several sequences, each a run of rows that ends at its last position.
@@ -78,6 +93,9 @@ inline constexpr AttentionCase kAttentionCases[] = {
     {40, 1, 18, DType::kBf16, 64, {{0, 2, 70}, {1, 33, 32}}},
     {4, 4, 128, DType::kF32, 128, {{1, 8, 200}, {0, 4, 3}}},
     {2, 2, 90, DType::kBf16, 3, {{0, 5, 67}}},
+    {8, 2, 128, DType::kBf16, 16, {{0, 5, 700}, {1, 4, 1100}, {2, 3, 66}}},
+    {3, 3, 64, DType::kBf16, 16, {{1, 40, 90}, {2, 1, 0}}},
+    {32, 1, 128, DType::kBf16, 64, {{0, 3, 600}}},
 };
 
 }  // namespace tandem

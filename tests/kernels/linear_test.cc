@@ -6,6 +6,7 @@
 #include <memory>
 #include <numeric>
 
+#include "tests/kernels/backend.h"
 #include "tests/kernels/cases.h"
 #include "tests/kernels/util.h"
 
@@ -20,6 +21,7 @@ class Problem {
  public:
   Problem(const LinearCase& shape, int n_in_rows, std::mt19937& random, size_t gap = 0)
       : shape_(shape),
+        gap_(gap),
         in_(static_cast<int64_t>(n_in_rows), shape.in_dim, DType::kF32, random),
         norm_(1, shape.in_dim, shape.dtype[0], random, gap) {
     for (int64_t i = 0; i < static_cast<int64_t>(n_in_rows) * shape.in_dim; i += 3) {
@@ -37,9 +39,10 @@ class Problem {
   Matrix& weight(int s) { return *weights_[s]; }
 
   // Outputs of `rows` (rows of the input) in the order given, one vector for each segment: row-major bits.
-  enum class Which { kReference, kCpu };
-  std::vector<std::vector<float>> Run(const std::vector<int32_t>& rows, Which which, int n_workers = 1,
-                                      const std::vector<int32_t>& dst = {}) const {
+  // in_order: the rows are 0, 1, 2, ..., and `src` is left out.
+  std::vector<std::vector<float>> Run(const std::vector<int32_t>& rows, Backend backend, int n_workers = 1,
+                                      const std::vector<int32_t>& dst = {}, int max_rows = kMaxRows,
+                                      bool in_order = false) const {
     const auto n_rows = static_cast<int32_t>(rows.size());
     const int n_out_rows = dst.empty() ? n_rows : 1 + *std::max_element(dst.begin(), dst.end());
     LinearArgs args = {};
@@ -50,8 +53,8 @@ class Problem {
     args.norm_eps = kEps;
     args.round_bf16 = shape_.round_bf16;
     args.n_rows = &n_rows;
-    args.max_rows = kMaxRows;
-    args.src = rows.data();
+    args.max_rows = max_rows;
+    args.src = in_order ? nullptr : rows.data();
     args.dst = dst.empty() ? nullptr : dst.data();
     args.n_segments = n_segments();
     std::vector<std::unique_ptr<Output>> outputs;
@@ -71,10 +74,14 @@ class Problem {
         }
       }
     }
-    if (which == Which::kReference) {
+    if (backend == Backend::kReference) {
       LinearReference(args);
+    } else if (backend == Backend::kCuda) {
+#ifdef TANDEM_CUDA
+      RunOnDevice(args, rows, dst, outputs);
+#endif
     } else {
-      Output scratch(static_cast<size_t>(n_workers) * LinearScratch(kMaxRows, shape_.in_dim));
+      Output scratch(static_cast<size_t>(n_workers) * LinearScratch(max_rows, shape_.in_dim));
       args.scratch = scratch.data();
       RunOnWorkers(n_workers, [&](Worker worker) { LinearCpu(args, worker); });
       scratch.CheckEdges();
@@ -102,8 +109,13 @@ class Problem {
 
   // Compares with sums in double. Errors: every prepared input is known to a relative `input_error` (0
   // without a norm) before its rounding to bf16, which is monotonic; n products and n + 2 additions round.
-  void Check(const std::vector<int32_t>& rows, const std::vector<std::vector<float>>& results) const {
+  // Tensor cores take 16 products, which are exact, and the sum so far; they cut each of the 17 terms, and the
+  // result, at 2^-23 of the largest (Fasi et al. 2021, Numerical behavior of NVIDIA tensor cores): 36 roundings
+  // for 16 products. The sums of up to 8 slices, of two chains each, and bias and residual come to that.
+  void Check(const std::vector<int32_t>& rows, const std::vector<std::vector<float>>& results,
+             Backend backend) const {
     const int n = shape_.in_dim;
+    const double roundings = backend == Backend::kCuda ? 2.25 * n + 36 + 18 : n + 3;
     // Sum of squares n, mean and eps 2, halved by the root; root, reciprocal and two products.
     const double input_error = shape_.norm ? Gamma((n + 2) / 2. + 4) * 1.01 : 0;
     std::vector<double> x(n), error(n);
@@ -134,7 +146,7 @@ class Problem {
             size += std::fabs(w) * (std::fabs(x[k]) + error[k]);
             inherited += std::fabs(w) * error[k];
           }
-          ASSERT_NEAR(results[s][m * shape_.out_dim[s] + o], sum, inherited + Gamma(n + 3) * size)
+          ASSERT_NEAR(results[s][m * shape_.out_dim[s] + o], sum, inherited + Gamma(roundings) * size)
               << "row " << m << " of " << rows.size() << ", segment " << s << ", output " << o;
         }
       }
@@ -142,17 +154,42 @@ class Problem {
   }
 
  private:
+#ifdef TANDEM_CUDA
+  // The same step on copies in the device's memory.
+  void RunOnDevice(LinearArgs args, const std::vector<int32_t>& rows, const std::vector<int32_t>& dst,
+                   const std::vector<std::unique_ptr<Output>>& outputs) const {
+    DeviceInputs inputs;
+    const size_t offset = 2 * gap_;  // as little aligned as a loaded tensor may be
+    std::vector<float> in(args.in, args.in + in_.view().n_rows * args.in_stride);
+    in.resize(std::max<size_t>(in.size(), args.max_rows * args.in_stride), Poison());
+    args.in = inputs.Copy(in.data(), in.size());
+    args.norm = inputs.Copy(args.norm, offset);
+    args.n_rows = inputs.Copy(args.n_rows, 1);
+    if (args.src) args.src = inputs.Copy(args.src, rows.size());
+    if (args.dst) args.dst = inputs.Copy(args.dst, dst.size());
+    std::vector<std::unique_ptr<DeviceBytes>> device_outputs;
+    for (int s = 0; s < args.n_segments; ++s) {
+      LinearSegment& segment = args.segment[s];
+      segment.weight = inputs.Copy(segment.weight, offset);
+      segment.bias = inputs.Copy(segment.bias, offset);
+      device_outputs.push_back(std::make_unique<DeviceBytes>(segment.out, outputs[s]->size() * 4));
+      segment.out = reinterpret_cast<float*>(device_outputs.back()->data());
+    }
+    LinearCuda(args, nullptr);
+    for (int s = 0; s < args.n_segments; ++s) device_outputs[s]->Download(outputs[s]->data());
+  }
+#endif
+
   static constexpr int kStridePadding = 3;
   static int Target(const std::vector<int32_t>& dst, int m) { return dst.empty() ? m : dst[m]; }
   static float Residual(int row, int64_t o) { return 0.25f * static_cast<float>((row * 7 + o * 3) % 11) - 1; }
 
   LinearCase shape_;
+  size_t gap_;
   Matrix in_;
   Matrix norm_;
   std::vector<std::unique_ptr<Matrix>> weights_, biases_;
 };
-
-using Which = Problem::Which;
 
 std::vector<int32_t> Iota(int n) {
   std::vector<int32_t> rows(n);
@@ -215,22 +252,83 @@ TEST(LinearReference, ComputedByHand) {
   EXPECT_EQ(out[0], 1);
 }
 
-TEST(Linear, MatchesSumsInDouble) {
+class Linear : public BackendTest {
+ protected:
+  // Every way in which the backend may compute.
+  template <typename Body>
+  void ForEachWay(Body body) const {
+    if (is_cuda()) return body();
+    ForEachTarget(body);
+  }
+};
+TANDEM_FOR_BOTH_BACKENDS(Linear);
+
+TEST_P(Linear, MatchesSumsInDouble) {
   for (const LinearCase& c : kLinearCases) {
     SCOPED_TRACE(Describe(c));
     std::mt19937 random(1);
     const Problem problem(c, kMaxRows, random, /*gap=*/c.in_dim % 2);
     for (int n_rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 64}) {
       const std::vector<int32_t> rows = Iota(n_rows);
-      if (n_rows <= 3) problem.Check(rows, problem.Run(rows, Which::kReference));
-      ForEachTarget([&] { problem.Check(rows, problem.Run(rows, Which::kCpu)); });
+      if (n_rows <= 3) {
+        problem.Check(rows, problem.Run(rows, Backend::kReference), Backend::kReference);
+      }
+      ForEachWay([&] { problem.Check(rows, problem.Run(rows, GetParam()), GetParam()); });
       if (HasFatalFailure()) return;
     }
   }
 }
 
+// The launch is sized for max_rows; n_rows, known on the device alone, may be less.
+TEST_P(Linear, RoomForMoreRowsDoesNotMatter) {
+  for (const LinearCase& c : kLinearCases) {
+    SCOPED_TRACE(Describe(c));
+    std::mt19937 random(8);
+    const Problem problem(c, kMaxRows, random);
+    ForEachWay([&] {
+      const auto expected = problem.Run(Iota(3), GetParam());
+      for (int max_rows : {3, 5, 8, 9, 20, 40, 200}) {
+        const auto result = problem.Run(Iota(3), GetParam(), 1, {}, max_rows, /*in_order=*/true);
+        for (int s = 0; s < problem.n_segments(); ++s)
+          ASSERT_TRUE(SameBits(result[s], expected[s])) << max_rows;
+      }
+    });
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(Linear, LargeShapes) {
+  if (!is_cuda()) GTEST_SKIP() << "nothing that smaller shapes do not show";
+  for (const LinearCase& c : kLargeLinearCases) {
+    SCOPED_TRACE(Describe(c));
+    std::mt19937 random(9);
+    constexpr int kMost = 150;  // more than two passes over the weights
+    const Problem problem(c, kMost, random);
+    const auto all = problem.Run(Iota(kMost), GetParam(), 1, {}, kMost, /*in_order=*/true);
+    const std::vector<int32_t> few = {0, 70, 149};
+    problem.Check(few, problem.Run(few, GetParam()), GetParam());
+    if (HasFatalFailure()) return;
+    for (int n_rows : {1, 5, 8, 12, 29, 64}) {
+      const auto some = problem.Run(Iota(n_rows), GetParam(), 1, {}, n_rows);
+      for (int s = 0; s < problem.n_segments(); ++s) {
+        const std::vector<float> begin(all[s].begin(), all[s].begin() + some[s].size());
+        ASSERT_TRUE(SameBits(some[s], begin)) << n_rows << " rows";
+      }
+    }
+    const auto again = problem.Run(few, GetParam());
+    for (int s = 0; s < problem.n_segments(); ++s) {
+      for (size_t i = 0; i < few.size(); ++i) {
+        const auto n = static_cast<size_t>(c.out_dim[s]);
+        const auto at = all[s].begin() + few[i] * n;
+        ASSERT_TRUE(SameBits({again[s].begin() + i * n, again[s].begin() + (i + 1) * n}, {at, at + n}))
+            << few[i];
+      }
+    }
+  }
+}
+
 // Every length of a row's end, with weights that end at or one byte before a page that may not be read.
-TEST(Linear, OddSizesAndAddresses) {
+TEST_P(Linear, OddSizesAndAddresses) {
   std::mt19937 random(2);
   for (int in_dim = 1; in_dim < 200; in_dim += 2) {
     const DType dtype = in_dim % 3 == 0 ? DType::kF32 : in_dim % 3 == 1 ? DType::kBf16 : DType::kF16;
@@ -238,25 +336,25 @@ TEST(Linear, OddSizesAndAddresses) {
     SCOPED_TRACE(Describe(c));
     for (size_t gap : {0, 1}) {
       const Problem problem(c, 3, random, gap);
-      ForEachTarget([&] { problem.Check(Iota(3), problem.Run(Iota(3), Which::kCpu)); });
+      ForEachWay([&] { problem.Check(Iota(3), problem.Run(Iota(3), GetParam()), GetParam()); });
       if (HasFatalFailure()) return;
     }
   }
 }
 
-TEST(Linear, ARowHasTheSameBitsInAnyCompany) {
+TEST_P(Linear, ARowHasTheSameBitsInAnyCompany) {
   for (const LinearCase& c : kLinearCases) {
     SCOPED_TRACE(Describe(c));
     std::mt19937 random(3);
     const Problem problem(c, kMaxRows, random);
-    ForEachTarget([&] {
+    ForEachWay([&] {
       std::vector<std::vector<std::vector<float>>> alone;
-      for (int row = 0; row < kMaxRows; ++row) alone.push_back(problem.Run({row}, Which::kCpu));
+      for (int row = 0; row < kMaxRows; ++row) alone.push_back(problem.Run({row}, GetParam()));
       for (int n_rows = 2; n_rows <= kMaxRows; n_rows += n_rows < 16 ? 1 : 16) {
         std::vector<int32_t> rows = Iota(kMaxRows);
         std::shuffle(rows.begin(), rows.end(), random);
         rows.resize(n_rows);
-        const auto together = problem.Run(rows, Which::kCpu);
+        const auto together = problem.Run(rows, GetParam());
         for (int s = 0; s < problem.n_segments(); ++s) {
           const int n = c.out_dim[s];
           for (int m = 0; m < n_rows; ++m) {
@@ -270,16 +368,16 @@ TEST(Linear, ARowHasTheSameBitsInAnyCompany) {
   }
 }
 
-TEST(Linear, AnyNumberOfWorkersGivesTheSameBits) {
+TEST(LinearCpu, AnyNumberOfWorkersGivesTheSameBits) {
   for (const LinearCase& c : kLinearCases) {
     SCOPED_TRACE(Describe(c));
     std::mt19937 random(4);
     const Problem problem(c, 8, random);
     ForEachTarget([&] {
       for (int n_rows : {1, 6, 8}) {
-        const auto one = problem.Run(Iota(n_rows), Which::kCpu);
+        const auto one = problem.Run(Iota(n_rows), Backend::kCpu);
         for (int n_workers = 2; n_workers <= 5; ++n_workers) {
-          const auto many = problem.Run(Iota(n_rows), Which::kCpu, n_workers);
+          const auto many = problem.Run(Iota(n_rows), Backend::kCpu, n_workers);
           for (int s = 0; s < problem.n_segments(); ++s) ASSERT_TRUE(SameBits(one[s], many[s])) << n_workers;
         }
       }
@@ -288,38 +386,38 @@ TEST(Linear, AnyNumberOfWorkersGivesTheSameBits) {
   }
 }
 
-TEST(Linear, RowsGoWhereDstSays) {
+TEST_P(Linear, RowsGoWhereDstSays) {
   const LinearCase c = {48, {20, 0, 0}, {DType::kBf16}, false, false, true, false};
   std::mt19937 random(5);
   const Problem problem(c, 8, random);
   const std::vector<int32_t> rows = {5, 0, 3, 7, 1, 2, 6}, dst = {9, 2, 11, 0, 4, 7, 5};
-  ForEachTarget([&] { problem.Check(rows, problem.Run(rows, Which::kCpu, 2, dst)); });
-  problem.Check(rows, problem.Run(rows, Which::kReference, 1, dst));
+  ForEachWay([&] { problem.Check(rows, problem.Run(rows, GetParam(), 2, dst), GetParam()); });
+  problem.Check(rows, problem.Run(rows, Backend::kReference, 1, dst), Backend::kReference);
 }
 
-TEST(Linear, NoRowsWriteNothing) {
+TEST_P(Linear, NoRowsWriteNothing) {
   std::mt19937 random(6);
   const Problem problem(kLinearCases[2], 1, random);
-  ForEachTarget([&] { EXPECT_TRUE(problem.Run({}, Which::kCpu)[0].empty()); });
+  ForEachWay([&] { EXPECT_TRUE(problem.Run({}, GetParam())[0].empty()); });
 }
 
 // The padding of a row's end must not take in the row after it, nor a row of the input its neighbours.
-TEST(Linear, InfinitiesAndNansStayWhereTheyBelong) {
+TEST_P(Linear, InfinitiesAndNansStayWhereTheyBelong) {
   const float infinity = std::numeric_limits<float>::infinity();
   for (DType dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
     for (int in_dim : {5, 37, 64}) {
       const LinearCase c = {in_dim, {6, 0, 0}, {dtype}, true, false, false, true};
       std::mt19937 random(7);
       Problem problem(c, 4, random);
-      const auto clean = problem.Run(Iota(4), Which::kCpu);
+      const auto clean = problem.Run(Iota(4), GetParam());
       // F16 has no infinity in Matrix::Set; a NaN input must spread over its own row's outputs alone all the
       // same.
       if (dtype != DType::kF16) {
         for (int k = 0; k < in_dim; ++k) problem.weight(0).Set(3 * in_dim + k, infinity);
       }
       problem.in().Set(2 * in_dim + in_dim - 1, std::numeric_limits<float>::quiet_NaN());
-      ForEachTarget([&] {
-        const auto result = problem.Run(Iota(4), Which::kCpu);
+      ForEachWay([&] {
+        const auto result = problem.Run(Iota(4), GetParam());
         for (int m = 0; m < 4; ++m) {
           for (int o = 0; o < 6; ++o) {
             const float value = result[0][m * 6 + o];
@@ -333,7 +431,7 @@ TEST(Linear, InfinitiesAndNansStayWhereTheyBelong) {
           }
         }
       });
-      const auto after = problem.Run(Iota(4), Which::kCpu);
+      const auto after = problem.Run(Iota(4), GetParam());
       EXPECT_EQ(BitsOf(after[0][0]), BitsOf(clean[0][0]));
     }
   }
