@@ -311,6 +311,18 @@ absl::StatusOr<std::shared_ptr<const Safetensors>> Safetensors::Open(const std::
   return weights;
 }
 
+std::shared_ptr<const Safetensors> Safetensors::Hold(const std::string& name, std::vector<Tensor> tensors,
+                                                     std::shared_ptr<const void> owner) {
+  std::shared_ptr<Safetensors> weights(new Safetensors);
+  weights->files_.push_back(name);
+  weights->owner_ = std::move(owner);
+  for (Tensor& tensor : tensors) {
+    std::string tensor_name = tensor.name;
+    weights->tensors_.emplace(std::move(tensor_name), std::move(tensor));
+  }
+  return weights;
+}
+
 const Tensor* Safetensors::Find(std::string_view name) const {
   const auto found = tensors_.find(name);
   return found == tensors_.end() ? nullptr : &found->second;

@@ -45,6 +45,9 @@ class Safetensors {
   // model.safetensors of `folder`, or the shards that model.safetensors.index.json names.
   // kNotFound: neither is there, or a shard is missing. kFailedPrecondition: a damaged file or index.
   static absl::StatusOr<std::shared_ptr<const Safetensors>> Open(const std::string& folder);
+  // Tensors that are in memory already; `owner` keeps their data. `name` stands where a path would, in errors.
+  static std::shared_ptr<const Safetensors> Hold(const std::string& name, std::vector<Tensor> tensors,
+                                                 std::shared_ptr<const void> owner);
   ~Safetensors();
   Safetensors(const Safetensors&) = delete;
   Safetensors& operator=(const Safetensors&) = delete;
@@ -60,6 +63,7 @@ class Safetensors {
 
   std::vector<std::string> files_;
   std::vector<Mapping> mappings_;
+  std::shared_ptr<const void> owner_;
   std::map<std::string, Tensor, std::less<>> tensors_;
 };
 
