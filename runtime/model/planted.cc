@@ -71,7 +71,7 @@ void Shuffle(std::vector<int32_t>& values, uint64_t seed) {
 
 ModelConfig ConfigOf(const PlantedShape& shape) {
   ModelConfig config;
-  config.path = absl::StrCat("planted ", shape.name);
+  config.path = absl::StrCat("planted ", std::string(shape.name));
   config.architecture = std::string(shape.architecture);
   config.dtype = "bfloat16";
   config.n_layers = shape.n_layers;
@@ -125,7 +125,8 @@ class Weights {
   }
 
   std::shared_ptr<const Safetensors> Take() {
-    return Safetensors::Hold(absl::StrCat("planted ", shape_.name), std::move(tensors_), std::move(memory_));
+    return Safetensors::Hold(absl::StrCat("planted ", std::string(shape_.name)), std::move(tensors_),
+                             std::move(memory_));
   }
 
  private:
@@ -167,13 +168,13 @@ class Weights {
 std::span<const PlantedShape> PlantedShapes() { return kShapes; }
 
 absl::StatusOr<const PlantedShape*> FindPlantedShape(std::string_view name) {
-  std::vector<std::string_view> names;
+  std::vector<std::string> names;
   for (const PlantedShape& shape : kShapes) {
     if (shape.name == name) return &shape;
-    names.push_back(shape.name);
+    names.push_back(std::string(shape.name));
   }
   return absl::InvalidArgumentError(absl::StrCat("expected the shape of a planted model, one of ",
-                                                 absl::StrJoin(names, ", "), "; got ", name));
+                                                 absl::StrJoin(names, ", "), "; got ", std::string(name)));
 }
 
 std::vector<int32_t> PlantSuccessors(int32_t n_vocab, uint64_t seed) {
