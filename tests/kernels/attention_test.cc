@@ -261,7 +261,7 @@ class Attention : public BackendTest {
     ForEachTarget(body);
   }
 };
-TANDEM_FOR_BOTH_BACKENDS(Attention);
+INSTANTIATE_TEST_SUITE_P(, Attention, testing::Values(Backend::kCpu, Backend::kCuda), NameOf);
 
 TEST_P(Attention, MatchesSoftmaxInDouble) {
   for (const AttentionCase& c : kAttentionCases) {

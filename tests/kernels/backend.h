@@ -26,15 +26,15 @@ inline constexpr Device kTestGpu = {0};
 class BackendTest : public testing::TestWithParam<Backend> {
  protected:
   void SetUp() override {
-    if (GetParam() != Backend::kCuda) return;
+    if (!is_cuda()) return;
     const absl::Status status = cuda::Check(kTestGpu);
     if (!status.ok()) GTEST_SKIP() << status.message();
   }
   bool is_cuda() const { return GetParam() == Backend::kCuda; }
 };
-#define TANDEM_FOR_BOTH_BACKENDS(Suite)                                             \
-  INSTANTIATE_TEST_SUITE_P(, Suite, testing::Values(Backend::kCpu, Backend::kCuda), \
-                           [](const auto& info) { return info.param == Backend::kCpu ? "Cpu" : "Cuda"; })
+inline std::string NameOf(const testing::TestParamInfo<Backend>& info) {
+  return info.param == Backend::kCpu ? "Cpu" : "Cuda";
+}
 
 // A copy in the device's memory, aligned but for `offset` bytes, between edges that must stay as they are.
 class DeviceBytes {

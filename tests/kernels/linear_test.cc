@@ -261,7 +261,7 @@ class Linear : public BackendTest {
     ForEachTarget(body);
   }
 };
-TANDEM_FOR_BOTH_BACKENDS(Linear);
+INSTANTIATE_TEST_SUITE_P(, Linear, testing::Values(Backend::kCpu, Backend::kCuda), NameOf);
 
 TEST_P(Linear, MatchesSumsInDouble) {
   for (const LinearCase& c : kLinearCases) {

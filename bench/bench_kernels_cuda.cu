@@ -1,0 +1,384 @@
+// Kernels on a GPU: how fast memory can be read, every product of some models, and whole forwards as one graph, with
+// random weights. Each beside its floor: bytes over the read rate of the same run.
+//
+//   build/bench_kernels_cuda [read] [products] [forwards]      all if none is named
+//
+// Times are medians over repetitions; every repetition reads weights that the cache does not hold.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/attention/attention.h"
+#include "kernels/cuda.cuh"
+#include "kernels/linear/linear.h"
+#include "kernels/rope/rope.h"
+#include "kernels/silu_gate/silu_gate.h"
+#include "runtime/core/program.h"
+#include "tests/kernels/cases.h"
+
+namespace tandem {
+namespace {
+
+constexpr StackCase kModels[] = {
+    {"8B", 32, 4096, 32, 8, 128, 14336, 128256},
+    {"1B", 16, 2048, 32, 8, 64, 8192, 128256},
+    {"0.6B", 28, 1024, 16, 8, 128, 3072, 151936},
+};
+constexpr int kRows[] = {1, 5, 8, 32};
+constexpr int kContext = 1024;
+constexpr int kPageSize = 16;
+constexpr int kRepetitions = 9;
+
+__global__ void Read(const uint4* data, size_t n, uint4* out) {
+  const size_t stride = size_t{gridDim.x} * blockDim.x;
+  uint4 sum = {0, 0, 0, 0};
+  size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x;
+  for (; i + 3 * stride < n; i += 4 * stride) {
+    const uint4 a = __ldcs(data + i), b = __ldcs(data + i + stride);
+    const uint4 c = __ldcs(data + i + 2 * stride), d = __ldcs(data + i + 3 * stride);
+    sum.x ^= a.x ^ b.x ^ c.x ^ d.x;
+    sum.y ^= a.y ^ b.y ^ c.y ^ d.y;
+    sum.z ^= a.z ^ b.z ^ c.z ^ d.z;
+    sum.w ^= a.w ^ b.w ^ c.w ^ d.w;
+  }
+  if ((sum.x ^ sum.y ^ sum.z ^ sum.w) == 0x12345678) *out = sum;
+}
+
+// Pairs of bf16 values of either sign between 2^-6 and 2^-5: finite, and no zeros, with which chips run faster.
+__global__ void FillPairs(uint32_t* data, size_t n) {
+  const size_t stride = size_t{gridDim.x} * blockDim.x;
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < n; i += stride) {
+    uint32_t h = static_cast<uint32_t>(i) * 2654435761u + static_cast<uint32_t>(i >> 32);
+    h = (h ^ h >> 15) * 2246822519u;
+    h ^= h >> 13;
+    data[i] = (h & 0x807f807fu) | 0x3c803c80u;
+  }
+}
+__global__ void FillFloats(float* data, size_t n, float size) {
+  const size_t stride = size_t{gridDim.x} * blockDim.x;
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < n; i += stride) {
+    uint32_t h = static_cast<uint32_t>(i) * 2654435761u;
+    h = (h ^ h >> 15) * 2246822519u;
+    h ^= h >> 13;
+    data[i] = size * (static_cast<float>(h) * 0x1p-31f - 1);
+  }
+}
+
+class Memory {
+ public:
+  ~Memory() {
+    for (void* p : all_) cudaFree(p);
+  }
+  template <typename T>
+  T* New(size_t n) {
+    void* p = nullptr;
+    TANDEM_CUDA_CHECK(cudaMalloc(&p, n * sizeof(T)));
+    TANDEM_CUDA_CHECK(cudaMemset(p, 0, n * sizeof(T)));
+    all_.push_back(p);
+    return static_cast<T*>(p);
+  }
+  template <typename T>
+  T* New(const std::vector<T>& from) {
+    T* p = New<T>(from.size());
+    TANDEM_CUDA_CHECK(cudaMemcpy(p, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice));
+    return p;
+  }
+  float* Random(size_t n) {
+    float* p = New<float>(n);
+    FillFloats<<<256, 256>>>(p, n, 1);
+    return p;
+  }
+
+ private:
+  std::vector<void*> all_;
+};
+
+class Bench {
+ public:
+  Bench() {
+    TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    TANDEM_CUDA_CHECK(cudaEventCreate(&begin_));
+    TANDEM_CUDA_CHECK(cudaEventCreate(&end_));
+    cudaDeviceProp properties;
+    TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
+    n_multiprocessors_ = properties.multiProcessorCount;
+    weights_ = memory_.New<uint16_t>(kWeightBytes / 2);
+    FillPairs<<<2048, 256>>>(reinterpret_cast<uint32_t*>(weights_), kWeightBytes / 4);
+    TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+    std::printf("%s, %d multiprocessors, %.1f GiB\n", properties.name, n_multiprocessors_,
+                static_cast<double>(properties.totalGlobalMem) / (1 << 30));
+    ReadRate();
+  }
+
+  void Products() {
+    std::printf("\n| product | out x in | rows | us | GB/s | x floor |\n|---|---|--:|--:|--:|--:|\n");
+    for (const StackCase& model : kModels) {
+      for (Kind kind : {kQkv, kO, kGateUp, kDown, kHead}) {
+        for (int rows : kRows) Product(model, kind, rows);
+      }
+    }
+  }
+
+  void Forwards() {
+    std::printf("\n| forward, context %d | rows | what | ms | GB/s | x floor |\n|---|--:|---|--:|--:|--:|\n",
+                kContext);
+    for (int rows : kRows) {
+      for (const StackCase& model : kModels) {
+        for (Part part : {kProductsAlone, kNoAttention, kAll}) Forward(model, rows, part);
+      }
+    }
+  }
+
+ private:
+  static constexpr size_t kWeightBytes = size_t{17} << 30;
+  enum Kind { kQkv, kO, kGateUp, kDown, kHead };
+  enum Part { kProductsAlone, kNoAttention, kAll };
+
+  // Median milliseconds of what `record` puts into a graph.
+  template <typename Record>
+  float Time(Record record) {
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    TANDEM_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+    record();
+    TANDEM_CUDA_CHECK(cudaStreamEndCapture(stream_, &graph));
+    TANDEM_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+    std::vector<float> times;
+    for (int i = -2; i < kRepetitions; ++i) {
+      TANDEM_CUDA_CHECK(cudaEventRecord(begin_, stream_));
+      TANDEM_CUDA_CHECK(cudaGraphLaunch(exec, stream_));
+      TANDEM_CUDA_CHECK(cudaEventRecord(end_, stream_));
+      TANDEM_CUDA_CHECK(cudaEventSynchronize(end_));
+      float ms = 0;
+      TANDEM_CUDA_CHECK(cudaEventElapsedTime(&ms, begin_, end_));
+      if (i >= 0) times.push_back(ms);
+    }
+    TANDEM_CUDA_CHECK(cudaGraphExecDestroy(exec));
+    TANDEM_CUDA_CHECK(cudaGraphDestroy(graph));
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
+  }
+
+  void ReadRate() {
+    uint4* out = memory_.New<uint4>(1);
+    for (int per_multiprocessor : {2, 4}) {
+      const float ms = Time([&] {
+        Read<<<per_multiprocessor * n_multiprocessors_, 512, 0, stream_>>>(
+            reinterpret_cast<const uint4*>(weights_), (size_t{8} << 30) / 16, out);
+      });
+      rate_ = std::max(rate_, static_cast<double>(size_t{8} << 30) / ms * 1e3);
+    }
+    std::printf("read rate %.0f GB/s\n", rate_ * 1e-9);
+  }
+
+  View Weight(int64_t out, int64_t in) {
+    const size_t n = static_cast<size_t>(out * in);
+    if (used_ + n > kWeightBytes / 2) used_ = 0;
+    const View view = {weights_ + used_, DType::kBf16, out, in};
+    used_ += n;
+    return view;
+  }
+
+  // Buffers for a forward of up to `rows` rows of one sequence that ends at kContext.
+  struct Space {
+    int32_t *n_rows, *slot, *position, *pages;
+    float *x, *q, *k, *v, *attention, *gate, *up, *cos_sin, *logits;
+    View norm, head_norm;
+    int max_pages;
+  };
+  Space NewSpace(Memory& memory, const StackCase& m, int rows) {
+    Space s = {};
+    s.n_rows = memory.New<int32_t>(std::vector<int32_t>{rows});
+    s.slot = memory.New<int32_t>(rows);
+    std::vector<int32_t> position(rows), pages(kContext / kPageSize);
+    for (int i = 0; i < rows; ++i) position[i] = kContext - rows + i;
+    for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<int32_t>(i * 7 % pages.size());
+    s.max_pages = static_cast<int>(pages.size());
+    s.position = memory.New(position);
+    s.pages = memory.New(pages);
+    const size_t r = rows, q_dim = m.n_heads * m.head_dim, kv_dim = m.n_kv_heads * m.head_dim;
+    s.x = memory.Random(r * m.hidden);
+    s.q = memory.Random(r * q_dim);
+    s.k = memory.Random(r * kv_dim);
+    s.v = memory.Random(r * kv_dim);
+    s.attention = memory.Random(r * q_dim);
+    s.gate = memory.Random(r * m.intermediate);
+    s.up = memory.Random(r * m.intermediate);
+    s.cos_sin = memory.Random(r * m.head_dim);
+    s.logits = memory.New<float>(r * m.n_vocab);
+    s.norm = {memory.New(std::vector<uint16_t>(m.hidden, 0x3f80)), DType::kBf16, 1, m.hidden};
+    s.head_norm = {memory.New(std::vector<uint16_t>(m.head_dim, 0x3f80)), DType::kBf16, 1, m.head_dim};
+    return s;
+  }
+
+  LinearArgs ArgsOf(const StackCase& m, const Space& s, Kind kind, int rows, size_t& bytes) {
+    const int q_dim = m.n_heads * m.head_dim, kv_dim = m.n_kv_heads * m.head_dim;
+    LinearArgs args = {};
+    args.round_bf16 = true;
+    args.norm_eps = 1e-5f;
+    args.n_rows = s.n_rows;
+    args.max_rows = rows;
+    args.in_dim = kind == kO ? q_dim : kind == kDown ? m.intermediate : m.hidden;
+    args.in = kind == kO ? s.attention : kind == kDown ? s.gate : s.x;
+    args.in_stride = args.in_dim;
+    if (kind != kO && kind != kDown) args.norm = s.norm;
+    const auto add = [&](int out, float* to, bool accumulate) {
+      const View weight = Weight(out, args.in_dim);
+      bytes += weight.bytes();
+      args.segment[args.n_segments++] = {weight, {}, to, out, accumulate};
+    };
+    switch (kind) {
+      case kQkv:
+        add(q_dim, s.q, false);
+        add(kv_dim, s.k, false);
+        add(kv_dim, s.v, false);
+        break;
+      case kO:
+      case kDown:
+        add(m.hidden, s.x, true);
+        break;
+      case kGateUp:
+        add(m.intermediate, s.gate, false);
+        add(m.intermediate, s.up, false);
+        break;
+      case kHead:
+        add(m.n_vocab, s.logits, false);
+        break;
+    }
+    return args;
+  }
+
+  void Product(const StackCase& model, Kind kind, int rows) {
+    constexpr const char* kNames[] = {"qkv", "o", "gate+up", "down", "head"};
+    Memory memory;
+    const Space space = NewSpace(memory, model, rows);
+    size_t one = 0, bytes = 0;
+    used_ = 0;
+    ArgsOf(model, space, kind, rows, one);
+    const int count = static_cast<int>(std::min<size_t>(64, (size_t{8} << 30) / one));
+    int64_t out = 0, in = 0;
+    const float ms = Time([&] {
+      used_ = 0;
+      bytes = 0;
+      for (int i = 0; i < count; ++i) {
+        const LinearArgs args = ArgsOf(model, space, kind, rows, bytes);
+        LinearCuda(args, stream_);
+        in = args.in_dim;
+      }
+    });
+    out = static_cast<int64_t>(one / 2) / in;
+    std::printf("| %s %s | %lld x %lld | %d | %.2f | %.0f | %.3f |\n", model.name, kNames[kind],
+                static_cast<long long>(out), static_cast<long long>(in), rows, ms * 1e3 / count,
+                bytes / ms * 1e-6, ms * 1e-3 * rate_ / bytes);
+    std::fflush(stdout);
+  }
+
+  void Forward(const StackCase& m, int rows, Part part) {
+    Memory memory;
+    const Space s = NewSpace(memory, m, rows);
+    const size_t cache = size_t{kContext} * m.n_kv_heads * m.head_dim;
+    std::vector<KvLayer> layers(m.n_layers);
+    for (KvLayer& kv : layers) {
+      for (void** side : {&kv.k, &kv.v}) {
+        *side = memory.New<uint16_t>(cache);
+        FillPairs<<<256, 256>>>(static_cast<uint32_t*>(*side), cache / 2);
+      }
+      kv.dtype = DType::kBf16;
+      kv.page_size = kPageSize;
+      kv.n_kv_heads = m.n_kv_heads;
+      kv.head_dim = m.head_dim;
+      kv.page_table = s.pages;
+      kv.max_pages = s.max_pages;
+    }
+    RowPlan plan = {};
+    plan.capacity = rows;
+    plan.n_rows = s.n_rows;
+    plan.slot = s.slot;
+    plan.position = s.position;
+    TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+    size_t bytes = 0;
+    const auto record = [&] {
+      used_ = 0;
+      bytes = 0;
+      const auto product = [&](Kind kind) {
+        const LinearArgs args = ArgsOf(m, s, kind, rows, bytes);
+        LinearCuda(args, stream_);
+      };
+      for (const KvLayer& kv : layers) {
+        product(kQkv);
+        if (part != kProductsAlone) {
+          RopeAppendArgs rope = {};
+          rope.rows = plan;
+          rope.q = s.q;
+          rope.k = s.k;
+          rope.v = s.v;
+          if (std::strcmp(m.name, "0.6B") == 0) rope.q_norm = rope.k_norm = s.head_norm;
+          rope.norm_eps = 1e-6f;
+          rope.cos_sin = s.cos_sin;
+          rope.n_heads = m.n_heads;
+          rope.kv = kv;
+          RopeAppendCuda(rope, stream_);
+        }
+        if (part == kAll) {
+          AttentionArgs attention = {};
+          attention.rows = plan;
+          attention.q = s.q;
+          attention.kv = kv;
+          attention.n_heads = m.n_heads;
+          attention.scale = 1 / std::sqrt(static_cast<float>(m.head_dim));
+          attention.out = s.attention;
+          AttentionCuda(attention, stream_);
+          bytes += 2 * cache * 2;
+        }
+        product(kO);
+        product(kGateUp);
+        if (part != kProductsAlone) {
+          const SiluGateArgs silu = {s.n_rows, m.intermediate, s.gate, s.up};
+          SiluGateCuda(silu, stream_);
+        }
+        product(kDown);
+      }
+      product(kHead);
+    };
+    const float ms = Time(record);
+    constexpr const char* kParts[] = {"products", "without attention", "all"};
+    std::printf("| %s | %d | %s | %.3f | %.0f | %.3f |\n", m.name, rows, kParts[part], ms, bytes / ms * 1e-6,
+                ms * 1e-3 * rate_ / bytes);
+    std::fflush(stdout);
+  }
+
+  Memory memory_;
+  cudaStream_t stream_;
+  cudaEvent_t begin_, end_;
+  int n_multiprocessors_ = 0;
+  uint16_t* weights_ = nullptr;
+  size_t used_ = 0;
+  double rate_ = 0;  // bytes per second
+};
+
+int Main(int argc, char** argv) {
+  const std::vector<std::string> asked(argv + 1, argv + argc);
+  const auto wants = [&](const char* what) {
+    return asked.empty() || std::find(asked.begin(), asked.end(), what) != asked.end();
+  };
+  for (const std::string& word : asked) {
+    if (word != "read" && word != "products" && word != "forwards") {
+      std::fprintf(stderr, "usage: %s [read] [products] [forwards]\n", argv[0]);
+      return 2;
+    }
+  }
+  Bench bench;
+  if (wants("products")) bench.Products();
+  if (wants("forwards")) bench.Forwards();
+  return 0;
+}
+
+}  // namespace
+}  // namespace tandem
+
+int main(int argc, char** argv) { return tandem::Main(argc, argv); }
