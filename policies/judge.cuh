@@ -382,7 +382,8 @@ __global__ void __launch_bounds__(kTeamThreads) JudgeAheadKernel(const JudgeArgs
   RowTeam team(n_vocab);
   const int32_t slot = team.row() / args.scores.block, i = team.row() % args.scores.block;
   const int32_t n_proposed = args.proposal.n_proposed[slot];
-  if (!args.batch.states[slot].live || i >= n_proposed || n_proposed >= args.scores.block) return;
+  const SeqState& state = args.batch.states[slot];
+  if (!state.live || !TargetAdds(state) || i >= n_proposed || n_proposed >= args.scores.block) return;
   CudaPosition<R> position(args, slot, team, *reinterpret_cast<CudaPositionState*>(shared));
   if (team.is_first_warp()) {
     position.JudgeAhead(i);
@@ -398,9 +399,12 @@ __global__ void __launch_bounds__(kTeamThreads) JudgeKernel(const JudgeArgs args
   __shared__ alignas(16) unsigned char shared[sizeof(CudaPositionState)];
   RowTeam team(n_vocab);
   const int32_t slot = team.row();
-  if (!args.batch.states[slot].live) {
+  const SeqState& state = args.batch.states[slot];
+  if (!state.live || !TargetAdds(state)) {
     if (!team.leads()) return;
-    args.verdicts.n_keep[slot] = 0;
+    // What the draft of a token cascade wrote is not judged: it stands.
+    args.verdicts.n_keep[slot] =
+        state.live && state.writer == Writer::kDraft ? args.proposal.n_proposed[slot] : 0;
     args.verdicts.next[slot] = -1;
     args.verdicts.n_judged[slot] = 0;
     args.verdicts.fault[slot] = Fault::kNone;

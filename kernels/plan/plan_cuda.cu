@@ -25,9 +25,12 @@ __global__ void __launch_bounds__(kThreads) PlanKernel(const PlanArgs args) {
       for (int32_t i = 0; i < n; ++i) {
         SlotRows& rows = slots[i];
         const int32_t room = plan.capacity - first_row[i];
-        // Prefill is cut at the plan's capacity; of the others the capacity has room for all, unless a state is broken.
-        if (rows.n_rows < 0 || rows.n_rows > room) rows.n_rows = rows.n_rows < 0 ? 0 : room;
-        if (rows.n_logits > rows.n_rows) rows.n_logits = rows.n_rows;
+        // Prefill and a target that catches up are cut at the plan's capacity, without logits then; of the others the
+        // capacity has room for all, unless a state is broken.
+        if (rows.n_rows < 0 || rows.n_rows > room) {
+          rows.n_rows = rows.n_rows < 0 ? 0 : room;
+          rows.n_logits = 0;
+        }
         first_row[i + 1] = first_row[i] + rows.n_rows;
         first_logits[i + 1] = first_logits[i] + rows.n_logits;
       }

@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(32) SampleKernel(const SampleArgs args) {
   if (law.greedy()) {
     token = law.finite() ? law.record.argmax : -1;
   } else if (law.finite()) {
-    const UniformKey key = {state.seed, state.sequence, state.length, args.index, Purpose::kDraft};
+    const UniformKey key = {state.seed, state.sequence, state.length, args.index, args.purpose};
     double low = 0, high = 1;
     token = WarpDrawFromLaw(law, args.uniforms.Draw(key), &low, &high);
     if (WarpLane() == 0) args.uniforms.Cell(key, low, high);
