@@ -112,7 +112,13 @@ class Tail {
     }
   }
   void Settle(Program& program) {
-    program.Add(SettleArgs{1, n_vocab_, batch_.states, batch_.tokens, proposal_, verdicts_, records_});
+    program.Add(SettleArgs{.n_slots = 1,
+                           .n_vocab = n_vocab_,
+                           .states = batch_.states,
+                           .tokens = batch_.tokens,
+                           .proposal = proposal_,
+                           .verdicts = verdicts_,
+                           .records = records_});
   }
   void Publish(Program& program) { program.Add(PublishArgs{1, records_, ring_, 1, n_published_}); }
   void Sample(Program& program) {
