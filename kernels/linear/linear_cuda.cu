@@ -33,11 +33,12 @@ constexpr int kMaxCluster = 8;
 constexpr int kMaxStages = 3;
 constexpr int kMaxBlockRows = 64;  // rows of the input that one pass over the weights serves
 constexpr int kSlots = 3;          // groups of a warp whose partial sums may be on their way
-constexpr int kLag = kSlots - 1;
+[[maybe_unused]] constexpr int kLag = kSlots - 1;
 constexpr int kLargestShared = 227 * 1024;
 // Two kernels fit on a multiprocessor beside each other if neither has more than this.
 constexpr int kHalfShared = 113 * 1024;
-constexpr int kSegmentLanes = 128;  // input values that one warp sums up for a norm, 4 a lane
+[[maybe_unused]] constexpr int kSegmentLanes =
+    128;  // input values that one warp sums up for a norm, 4 a lane
 
 // How StreamLinear is cut for one step.
 struct StreamShape {
