@@ -7,9 +7,10 @@ JOBS ?= $(shell nproc)
 
 .PHONY: demo build test asan tsan format packages clean
 
-# Generates text with the demo pair and prints the report.
+# Generates text with the demo pair, then measures it against its target alone.
 demo: build
 	build/tandem run configs/demo.yaml
+	build/tandem bench configs/demo.yaml
 
 build: packages
 	cmake --preset release

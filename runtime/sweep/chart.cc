@@ -15,7 +15,7 @@ constexpr double kHeight = 470;
 constexpr double kLeft = 78;
 constexpr double kTop = 62;
 constexpr double kBottom = 58;
-constexpr double kLegendWidth = 196;
+constexpr double kLegendWidth = 244;
 constexpr double kLegendRow = 20;
 constexpr const char* kFont = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif";
 constexpr const char* kInk = "#222222";
@@ -360,7 +360,7 @@ std::string Svg(const CurveChart& chart) {
 }
 
 std::string Svg(const BarChart& chart) {
-  constexpr double kNames = 210, kRow = 25, kRight = 92, kHead = 88;
+  constexpr double kNames = 250, kRow = 25, kRight = 104, kHead = 88;
   const double height = kHead + kRow * static_cast<double>(chart.bars.size()) + 52;
   double longest = 0;
   for (const Bar& bar : chart.bars) {

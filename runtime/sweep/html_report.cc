@@ -117,7 +117,7 @@ class Reporter {
         absl::StrCat("<table>\n<tr><th rowspan=\"2\">", items ? "on tasks" : "on text", kReachedHead);
     absl::StrAppend(&report_.text, "\n", FacetName(facet), ", ", items ? "tasks" : "text",
                     " (target alone: ", QualityText(set, facet.TargetsOwn(QualityPath(set))), ")\n",
-                    absl::StrFormat("  %-18s%-34s%s\n", "", "fastest at the target's quality", "best"));
+                    absl::StrFormat("  %-20s%-34s%s\n", "", "fastest at the target's quality", "best"));
     for (const FrontierSeries& series : facet.series) {
       const Reached reached = WhatIsReached(facet, series, items);
       std::string fastest = "-", best = "-";
@@ -141,7 +141,7 @@ class Reporter {
         best = "slower than the target";
       }
       html += "</tr>\n";
-      absl::StrAppend(&report_.text, absl::StrFormat("  %-18s%-34s%s\n", series.name, fastest, best));
+      absl::StrAppend(&report_.text, absl::StrFormat("  %-20s%-34s%s\n", series.name, fastest, best));
     }
     return html + "</table>\n";
   }
