@@ -1,5 +1,5 @@
-// Kernels on a GPU: how fast memory can be read, every product of some models, and whole forwards as one graph, with
-// random weights. Each beside its floor: bytes over the read rate of the same run.
+// Kernels on a GPU: how fast memory can be read, every product of some models, and whole forwards as one graph, step by
+// step and as one stream kernel, with random weights. Each beside its floor: bytes over the read rate of the same run.
 //
 //   build/bench_kernels_cuda [read] [products] [forwards]      all if none is named
 //
@@ -18,6 +18,7 @@
 #include "kernels/linear/linear.h"
 #include "kernels/rope/rope.h"
 #include "kernels/silu_gate/silu_gate.h"
+#include "kernels/stream/stream.h"
 #include "runtime/core/program.h"
 #include "tests/kernels/cases.h"
 
@@ -29,7 +30,7 @@ constexpr StackCase kModels[] = {
     {"1B", 16, 2048, 32, 8, 64, 8192, 128256},
     {"0.6B", 28, 1024, 16, 8, 128, 3072, 151936},
 };
-constexpr int kRows[] = {1, 5, 8, 32};
+constexpr int kRows[] = {1, 2, 5, 8, 32};
 constexpr int kContext = 1024;
 constexpr int kPageSize = 16;
 constexpr int kRepetitions = 9;
@@ -125,11 +126,11 @@ class Bench {
   }
 
   void Forwards() {
-    std::printf("\n| forward, context %d | rows | what | ms | GB/s | x floor |\n|---|--:|---|--:|--:|--:|\n",
+    std::printf("\n| forward, context %d | rows | as | ms | GB/s | x floor |\n|---|--:|---|--:|--:|--:|\n",
                 kContext);
     for (int rows : kRows) {
       for (const StackCase& model : kModels) {
-        for (Part part : {kProductsAlone, kNoAttention, kAll}) Forward(model, rows, part);
+        Forward(model, rows);
       }
     }
   }
@@ -137,7 +138,6 @@ class Bench {
  private:
   static constexpr size_t kWeightBytes = size_t{17} << 30;
   enum Kind { kQkv, kO, kGateUp, kDown, kHead };
-  enum Part { kProductsAlone, kNoAttention, kAll };
 
   // Median milliseconds of what `record` puts into a graph.
   template <typename Record>
@@ -186,8 +186,8 @@ class Bench {
 
   // Buffers for a forward of up to `rows` rows of one sequence that ends at kContext.
   struct Space {
-    int32_t *n_rows, *slot, *position, *pages;
-    float *x, *q, *k, *v, *attention, *gate, *up, *cos_sin, *logits;
+    int32_t *n_rows, *slot, *position, *pages, *row;
+    float *x, *q, *k, *v, *attention, *gate, *up, *cos_sin, *logits, *scratch;
     View norm, head_norm;
     int max_pages;
   };
@@ -200,6 +200,9 @@ class Bench {
     for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<int32_t>(i * 7 % pages.size());
     s.max_pages = static_cast<int>(pages.size());
     s.position = memory.New(position);
+    std::vector<int32_t> row(rows);
+    for (int i = 0; i < rows; ++i) row[i] = i;
+    s.row = memory.New(row);
     s.pages = memory.New(pages);
     const size_t r = rows, q_dim = m.n_heads * m.head_dim, kv_dim = m.n_kv_heads * m.head_dim;
     s.x = memory.Random(r * m.hidden);
@@ -211,6 +214,7 @@ class Bench {
     s.up = memory.Random(r * m.intermediate);
     s.cos_sin = memory.Random(r * m.head_dim);
     s.logits = memory.New<float>(r * m.n_vocab);
+    s.scratch = memory.New<float>(LinearScratch(rows, std::max(m.hidden, std::max<int>(q_dim, m.intermediate))));
     s.norm = {memory.New(std::vector<uint16_t>(m.hidden, 0x3f80)), DType::kBf16, 1, m.hidden};
     s.head_norm = {memory.New(std::vector<uint16_t>(m.head_dim, 0x3f80)), DType::kBf16, 1, m.head_dim};
     return s;
@@ -221,6 +225,7 @@ class Bench {
     LinearArgs args = {};
     args.round_bf16 = true;
     args.norm_eps = 1e-5f;
+    args.scratch = s.scratch;
     args.n_rows = s.n_rows;
     args.max_rows = rows;
     args.in_dim = kind == kO ? q_dim : kind == kDown ? m.intermediate : m.hidden;
@@ -247,6 +252,7 @@ class Bench {
         add(m.intermediate, s.up, false);
         break;
       case kHead:
+        args.src = args.dst = s.row;
         add(m.n_vocab, s.logits, false);
         break;
     }
@@ -278,12 +284,32 @@ class Bench {
     std::fflush(stdout);
   }
 
-  void Forward(const StackCase& m, int rows, Part part) {
+  void Forward(const StackCase& m, int rows) {
     Memory memory;
     const Space s = NewSpace(memory, m, rows);
+    size_t bytes = 0;
+    const Program program = ForwardProgram(memory, m, s, rows, bytes);
+    Print(m, rows, "steps", bytes, Time([&] { LaunchSteps(program, 0); }));
+    size_t n_steps = 0;
+    const auto kernel = StreamKernel::Make(program, 0, &n_steps);
+    if (kernel == nullptr) return;
+    Print(m, rows, "stream", bytes, Time([&] {
+            kernel->Launch(stream_);
+            LaunchSteps(program, n_steps);
+          }));
+  }
+
+  Program ForwardProgram(Memory& memory, const StackCase& m, const Space& s, int rows, size_t& bytes) {
     const size_t cache = size_t{kContext} * m.n_kv_heads * m.head_dim;
-    std::vector<KvLayer> layers(m.n_layers);
-    for (KvLayer& kv : layers) {
+    RowPlan plan = {};
+    plan.capacity = rows;
+    plan.n_rows = s.n_rows;
+    plan.slot = s.slot;
+    plan.position = s.position;
+    Program program;
+    used_ = 0;
+    for (int layer = 0; layer < m.n_layers; ++layer) {
+      KvLayer kv;
       for (void** side : {&kv.k, &kv.v}) {
         *side = memory.New<uint16_t>(cache);
         FillPairs<<<256, 256>>>(static_cast<uint32_t*>(*side), cache / 2);
@@ -294,60 +320,58 @@ class Bench {
       kv.head_dim = m.head_dim;
       kv.page_table = s.pages;
       kv.max_pages = s.max_pages;
+      bytes += 2 * cache * 2;
+      program.Add(ArgsOf(m, s, kQkv, rows, bytes));
+      RopeAppendArgs rope = {};
+      rope.rows = plan;
+      rope.q = s.q;
+      rope.k = s.k;
+      rope.v = s.v;
+      if (std::strcmp(m.name, "0.6B") == 0) rope.q_norm = rope.k_norm = s.head_norm;
+      rope.norm_eps = 1e-6f;
+      rope.cos_sin = s.cos_sin;
+      rope.n_heads = m.n_heads;
+      rope.kv = kv;
+      program.Add(rope);
+      AttentionArgs attention = {};
+      attention.rows = plan;
+      attention.q = s.q;
+      attention.kv = kv;
+      attention.n_heads = m.n_heads;
+      attention.scale = 1 / std::sqrt(static_cast<float>(m.head_dim));
+      attention.out = s.attention;
+      program.Add(attention);
+      program.Add(ArgsOf(m, s, kO, rows, bytes));
+      program.Add(ArgsOf(m, s, kGateUp, rows, bytes));
+      program.Add(SiluGateArgs{s.n_rows, m.intermediate, s.gate, s.up});
+      program.Add(ArgsOf(m, s, kDown, rows, bytes));
     }
-    RowPlan plan = {};
-    plan.capacity = rows;
-    plan.n_rows = s.n_rows;
-    plan.slot = s.slot;
-    plan.position = s.position;
+    program.Add(ArgsOf(m, s, kHead, rows, bytes));
     TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
-    size_t bytes = 0;
-    const auto record = [&] {
-      used_ = 0;
-      bytes = 0;
-      const auto product = [&](Kind kind) {
-        const LinearArgs args = ArgsOf(m, s, kind, rows, bytes);
-        LinearCuda(args, stream_);
-      };
-      for (const KvLayer& kv : layers) {
-        product(kQkv);
-        if (part != kProductsAlone) {
-          RopeAppendArgs rope = {};
-          rope.rows = plan;
-          rope.q = s.q;
-          rope.k = s.k;
-          rope.v = s.v;
-          if (std::strcmp(m.name, "0.6B") == 0) rope.q_norm = rope.k_norm = s.head_norm;
-          rope.norm_eps = 1e-6f;
-          rope.cos_sin = s.cos_sin;
-          rope.n_heads = m.n_heads;
-          rope.kv = kv;
-          RopeAppendCuda(rope, stream_);
-        }
-        if (part == kAll) {
-          AttentionArgs attention = {};
-          attention.rows = plan;
-          attention.q = s.q;
-          attention.kv = kv;
-          attention.n_heads = m.n_heads;
-          attention.scale = 1 / std::sqrt(static_cast<float>(m.head_dim));
-          attention.out = s.attention;
-          AttentionCuda(attention, stream_);
-          bytes += 2 * cache * 2;
-        }
-        product(kO);
-        product(kGateUp);
-        if (part != kProductsAlone) {
-          const SiluGateArgs silu = {s.n_rows, m.intermediate, s.gate, s.up};
-          SiluGateCuda(silu, stream_);
-        }
-        product(kDown);
+    return program;
+  }
+
+  void LaunchSteps(const Program& program, size_t first) {
+    for (size_t i = first; i < program.steps().size(); ++i) {
+      const Step& step = program.steps()[i];
+      switch (step.op) {
+        case Op::kLinear:
+          LinearCuda(program.args_as<LinearArgs>(step), stream_);
+          break;
+        case Op::kRopeAppend:
+          RopeAppendCuda(program.args_as<RopeAppendArgs>(step), stream_);
+          break;
+        case Op::kAttention:
+          AttentionCuda(program.args_as<AttentionArgs>(step), stream_);
+          break;
+        default:
+          SiluGateCuda(program.args_as<SiluGateArgs>(step), stream_);
       }
-      product(kHead);
-    };
-    const float ms = Time(record);
-    constexpr const char* kParts[] = {"products", "without attention", "all"};
-    std::printf("| %s | %d | %s | %.3f | %.0f | %.3f |\n", m.name, rows, kParts[part], ms, bytes / ms * 1e-6,
+    }
+  }
+
+  void Print(const StackCase& m, int rows, const char* as, size_t bytes, float ms) {
+    std::printf("| %s | %d | %s | %.3f | %.0f | %.3f |\n", m.name, rows, as, ms, bytes / ms * 1e-6,
                 ms * 1e-3 * rate_ / bytes);
     std::fflush(stdout);
   }

@@ -99,6 +99,16 @@ __device__ __forceinline__ void LetNextStart() {
 #endif
 }
 
+// d += a b for a 16 x 16 tile of bf16 (rows) and a 16 x 8 tile (columns), fp32 sums.
+__device__ __forceinline__ void MultiplyTiles(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                              uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
 #ifdef TANDEM_SM90
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* p) {
@@ -152,15 +162,6 @@ __device__ __forceinline__ uint32_t InBlock(uint32_t address, uint32_t rank) {
   return mapped;
 }
 
-// d += a b for a 16 x 16 tile of bf16 (rows) and a 16 x 8 tile (columns), fp32 sums.
-__device__ __forceinline__ void MultiplyTiles(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                              uint32_t a3, uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 #endif
 
 }  // namespace tandem

@@ -95,6 +95,7 @@ struct ExecutionConfig {
   int32_t prefill_chunk = 128;
   int32_t rounds_ahead = 1;
   bool check_steps = false;
+  bool stream_kernels = true;
 };
 
 struct PromptConfig {

@@ -41,6 +41,7 @@ struct EngineOptions {
   int32_t n_threads = 1;        // CPU threads that run one lane's steps
   uint64_t adversary_seed = 0;  // StreamMode::kAdversarial
   bool check_steps = false;     // as ExecutorOptions
+  bool stream_kernels = true;   // likewise
   Uniforms uniforms;
   // The draft writes and the policy's rule, a draft_only one, says where it defers: no speculation, gamma is not used
   // (runtime/cascade/token_cascade.h). Needs a draft model.

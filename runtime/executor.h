@@ -55,6 +55,8 @@ struct ExecutorOptions {
   uint64_t adversary_seed = 0;  // StreamMode::kAdversarial
   // CUDA: launch every step alone and wait for it, so that an error of the device names the step. Slow.
   bool check_steps = false;
+  // CUDA: decode forwards as one kernel (kernels/stream) where that can be done; the same bits either way.
+  bool stream_kernels = true;
 };
 
 // kUnavailable: there is no such device.

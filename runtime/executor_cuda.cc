@@ -1,14 +1,18 @@
-// The executor of a CUDA device: one kernel per step. Each program is captured into a graph once; its lanes are branches
-// of the graph, and programs follow each other on one stream. So a wait for what an earlier program recorded is met
+// The executor of a CUDA device: one kernel per step, but for the steps of a decode forward, which are one kernel where
+// kernels/stream can do them. Each program is captured into a graph once; its lanes are branches of the graph, and
+// programs follow each other on one stream. So a wait for what an earlier program recorded is met
 // already, and what is left of a round on the host is one launch and one event.
 #ifdef TANDEM_CUDA
 #include <cuda_runtime.h>
 
 #include <absl/strings/str_cat.h>
 
+#include <algorithm>
 #include <chrono>
 #include <map>
+#include <memory>
 #include <thread>
+#include <vector>
 
 #include "draft/ngram.h"
 #include "kernels/attention/attention.h"
@@ -20,6 +24,7 @@
 #include "kernels/rope/rope.h"
 #include "kernels/sample/sample.h"
 #include "kernels/silu_gate/silu_gate.h"
+#include "kernels/stream/stream.h"
 #include "kernels/total_variation/total_variation.h"
 #include "policies/judge.h"
 #include "runtime/executor.h"
@@ -27,9 +32,6 @@
 #include "runtime/steps.h"
 
 namespace tandem {
-
-void LinearCuda(const LinearArgs& args, CudaStream stream);
-void AttentionCuda(const AttentionArgs& args, CudaStream stream);
 
 namespace {
 
@@ -114,7 +116,9 @@ absl::Status LaunchStep(const Program& program, const Step& step, CudaStream str
 class CudaExecutor final : public Executor {
  public:
   explicit CudaExecutor(const ExecutorOptions& options)
-      : device_(options.device), check_steps_(options.check_steps) {
+      : device_(options.device),
+        check_steps_(options.check_steps),
+        stream_kernels_(options.stream_kernels) {
     cudaSetDevice(device_.cuda_index);
     for (cudaStream_t& stream : lanes_) cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     for (cudaEvent_t& event : events_) cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
@@ -137,8 +141,10 @@ class CudaExecutor final : public Executor {
     TANDEM_RETURN_IF_ERROR(failure_);
     if (check_steps_) return absl::OkStatus();
     cudaSetDevice(device_.cuda_index);
+    const Streams streams = FindStreams(program);
+    TANDEM_RETURN_IF_ERROR(Checked("preparing a program"));
     cudaStreamBeginCapture(main(), cudaStreamCaptureModeThreadLocal);
-    const absl::Status captured = Capture(program);
+    const absl::Status captured = Capture(program, streams);
     cudaGraph_t graph = nullptr;
     cudaStreamEndCapture(main(), &graph);
     TANDEM_RETURN_IF_ERROR(captured);
@@ -197,13 +203,41 @@ class CudaExecutor final : public Executor {
     return error == cudaSuccess ? absl::OkStatus() : Failed(doing, error);
   }
 
+  // Runs of a program's steps that are one kernel, by their first step.
+  struct StreamRun {
+    const StreamKernel* kernel;
+    size_t n_steps;
+  };
+  using Streams = std::map<size_t, StreamRun>;
+  Streams FindStreams(const Program& program) {
+    Streams streams;
+    if (!stream_kernels_) return streams;
+    for (size_t i = 0; i < program.steps().size();) {
+      size_t n_steps = 1;
+      auto kernel = program.steps()[i].op == Op::kLinear ? StreamKernel::Make(program, i, &n_steps) : nullptr;
+      if (kernel != nullptr) {
+        streams[i] = {kernel.get(), n_steps};
+        stream_kernels_of_.push_back(std::move(kernel));
+      }
+      i += std::max<size_t>(n_steps, 1);
+    }
+    return streams;
+  }
+
   // The steps of a program on the lanes' streams, which are being captured.
-  absl::Status Capture(const Program& program) {
+  absl::Status Capture(const Program& program, const Streams& streams) {
     cudaEventRecord(fork_, main());
     cudaStreamWaitEvent(other(), fork_, 0);
     bool recorded[kMaxEvents] = {};
-    for (const Step& step : program.steps()) {
+    for (size_t i = 0; i < program.steps().size(); ++i) {
+      const Step& step = program.steps()[i];
       const CudaStream lane = lanes_[static_cast<int>(step.lane)];
+      if (const auto run = streams.find(i); run != streams.end()) {
+        run->second.kernel->Launch(lane);
+        TANDEM_RETURN_IF_ERROR(Checked("recording a forward"));
+        i += run->second.n_steps - 1;
+        continue;
+      }
       if (step.op == Op::kRecord || step.op == Op::kWait) {
         const EventId event = *static_cast<const EventId*>(program.args(step));
         TANDEM_CHECK(event >= 0 && event < kMaxEvents) << "event " << event;
@@ -238,13 +272,14 @@ class CudaExecutor final : public Executor {
   }
 
   const Device device_;
-  const bool check_steps_;
+  const bool check_steps_, stream_kernels_;
   absl::Status failure_;  // the first error: a device that failed runs nothing any more
   cudaStream_t lanes_[kNumLanes] = {};
   cudaEvent_t events_[kMaxEvents] = {};
   cudaEvent_t finished_[kQueue] = {};
   cudaEvent_t fork_ = nullptr, join_ = nullptr;
   std::map<const Program*, cudaGraphExec_t> graphs_;
+  std::vector<std::unique_ptr<StreamKernel>> stream_kernels_of_;  // the graphs'
   uint64_t n_enqueued_ = 0;
   PhaseTimes times_;
 };

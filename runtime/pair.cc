@@ -293,6 +293,7 @@ EngineOptions MakeEngineOptions(const Config& config) {
   options.prefill_chunk = config.execution.prefill_chunk;
   options.rounds_ahead = config.execution.rounds_ahead;
   options.check_steps = config.execution.check_steps;
+  options.stream_kernels = config.execution.stream_kernels;
   options.streams = config.execution.streams == "threaded" ? StreamMode::kThreaded : StreamMode::kInline;
   options.n_threads = config.execution.threads;
   if (options.n_threads == 0) options.n_threads = std::max(1u, std::thread::hardware_concurrency());

@@ -31,12 +31,120 @@ struct PackedArgs {
 
 __device__ float Infinity() { return __int_as_float(0x7f800000); }
 
+#ifdef TANDEM_SM90
+
+using packed_attention::FirstRows;
+using packed_attention::kQueries;
+using packed_attention::Meet;
+using packed_attention::Task;
+
+// The blocks of a cluster take tasks together, the turn-th with `turn` counting from 0. What they send each other in turn
+// t + 2 lies where that of turn t lay: a block sends it when it has received all of turn t + 1, which the others sent when
+// they were done with turn t.
+template <int D>
+class ClusterAttention : packed_attention::Packed<D> {
+  using Base = packed_attention::Packed<D>;
+  static constexpr int kPart = Base::kPart;
+
+ public:
+  // `barrier`: initialised with 1, before any block of the cluster sends; for this class alone.
+  __device__ __forceinline__ ClusterAttention(const AttentionArgs& args, int kv_head, uint32_t rank,
+                                              float* shared, uint32_t barrier)
+      : Base(args, kv_head, static_cast<int>(rank), shared),
+        received_(shared + packed_attention::FloatsOf<D>()),
+        received_stats_(reinterpret_cast<float2*>(received_ + 2 * kCluster * kQueries * kPart)),
+        barrier_(barrier) {}
+
+  __device__ __forceinline__ void Run(const Task& task, const FirstRows& first_rows, int turn) {
+    this->Begin(task, first_rows);
+    int first = this->first_key();
+    typename Base::Keys keys;
+    if (first < this->n_keys_) this->Load(first, keys);
+    StoreQueries();
+    Meet();
+    for (bool loaded = true; first < this->n_keys_; first += kCluster * packed_attention::kBlockKeys) {
+      if (!loaded) this->Load(first, keys);
+      loaded = false;
+      this->Add(first, keys);
+    }
+    this->ShareMax();
+    if (threadIdx.x == 0) ExpectBytes(barrier_, kCluster * this->n_queries_ * (kPart * 4 + 8));
+    SendSums(turn & 1);
+    WaitBarrier(barrier_, turn & 1);
+    Finish(turn & 1);
+  }
+
+ private:
+  __device__ __forceinline__ void StoreQueries() const {
+    for (int i = threadIdx.x; i < kQueries * (D / 4); i += kThreads) {
+      const int query = i / (D / 4), at = i % (D / 4) * 4;
+      float4 q = {0, 0, 0, 0};
+      if (query < this->n_queries_) {
+        q = __ldcg(reinterpret_cast<const float4*>(this->args_.q + this->QueryOffset(query) + at));
+      }
+      this->StoreQuery4(query, at, q);
+    }
+  }
+
+  // The block's sums to the blocks that finish them; its largest score and its sum of weights to all.
+  __device__ __forceinline__ void SendSums(int buffer) const {
+    for (int i = threadIdx.x; i < this->n_queries_ * (D / 4); i += kThreads) {
+      const int query = i / (D / 4), quad = i % (D / 4), at = quad * 4;
+      const float4 sum = this->BlockSum(query, at);
+      const int owner = at / kPart;
+      asm volatile(
+          "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::
+              "r"(InBlock(SharedAddress(received_ + ((buffer * kCluster + this->rank_) * kQueries + query) * kPart +
+                                        at % kPart),
+                          owner)),
+          "f"(sum.x), "f"(sum.y), "f"(sum.z), "f"(sum.w), "r"(InBlock(barrier_, owner))
+          : "memory");
+      if (quad < kCluster) {
+        asm volatile(
+            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(InBlock(
+                SharedAddress(received_stats_ + (buffer * kCluster + this->rank_) * kQueries + query), quad)),
+            "f"(this->BlockMax(query)), "f"(this->BlockTotal(query)), "r"(InBlock(barrier_, quad))
+            : "memory");
+      }
+    }
+  }
+
+  // Of every query, this block's values.
+  __device__ __forceinline__ void Finish(int buffer) const {
+    constexpr int kQuads = kPart / 4;
+    static_assert(D / 4 >= kCluster);
+    for (int i = threadIdx.x; i < this->n_queries_ * kQuads; i += kThreads) {
+      const int query = i / kQuads, at = i % kQuads * 4;
+      float2 stats[kCluster];
+      float4 sums[kCluster];
+#pragma unroll
+      for (int r = 0; r < kCluster; ++r) {
+        const int from = (buffer * kCluster + r) * kQueries + query;
+        stats[r] = received_stats_[from];
+        sums[r] = *reinterpret_cast<const float4*>(received_ + from * kPart + at);
+      }
+      float* out = this->args_.out + this->QueryOffset(query) + this->rank_ * kPart + at;
+      *reinterpret_cast<float4*>(out) = this->Merge(stats, sums);
+    }
+  }
+
+  float* received_;         // [2][kCluster][kQueries][kPart]
+  float2* received_stats_;  // [2][kCluster][kQueries] largest score, sum of weights
+  const uint32_t barrier_;  // what the blocks send has come
+};
+#endif  // TANDEM_SM90
+
+template <int D>
+constexpr int SharedFloats() {
+  return packed_attention::FloatsOf<D>() + 2 * packed_attention::kQueries * (D + 2 * kCluster);
+}
+
 template <int D>
 __global__ void __launch_bounds__(kThreads) PackedAttention(const __grid_constant__ PackedArgs args) {
 #ifdef TANDEM_SM90
   extern __shared__ __align__(16) float shared[];
   LetNextStart();
-  const uint32_t barrier = SharedAddress(shared + packed_attention::FloatsOf<D>());
+  const uint32_t barrier = SharedAddress(shared + SharedFloats<D>());
   if (threadIdx.x == 0) {
     InitBarrier(barrier, 1);
     PublishBarriers();
@@ -45,15 +153,14 @@ __global__ void __launch_bounds__(kThreads) PackedAttention(const __grid_constan
   ClusterArriveRelaxed();
   WaitForPrevious();
   const RowPlan& rows = args.attention.rows;
-  const packed_attention::FirstRows first_rows = packed_attention::LoadFirstRows(rows);
-  packed_attention::Packed<D> packed(args.attention, blockIdx.y, ClusterRank(), shared, barrier);
+  const FirstRows first_rows = packed_attention::LoadFirstRows(rows);
+  ClusterAttention<D> attention(args.attention, blockIdx.y, ClusterRank(), shared, barrier);
   ClusterWait();  // the others may be sent to
   int turn = 0;
   for (int index = blockIdx.z;; index += gridDim.z, ++turn) {
-    const packed_attention::Task task =
-        packed_attention::FindTask(rows, first_rows, args.rows_per_task, index);
+    const Task task = packed_attention::FindTask(rows, first_rows, args.rows_per_task, index);
     if (task.n_rows == 0) break;
-    packed.Run(task, first_rows, turn);
+    attention.Run(task, first_rows, turn);
   }
 #endif
 }
@@ -132,7 +239,7 @@ void LaunchPacked(const AttentionArgs& args, int group, cudaStream_t stream) {
   const int at_a_time = std::max(1, MultiprocessorCount() / (kCluster * args.kv.n_kv_heads));
   launch.grid = dim3(kCluster, args.kv.n_kv_heads, std::min(args.rows.capacity, at_a_time));
   launch.threads = kThreads;
-  launch.shared_bytes = packed_attention::FloatsOf<D>() * 4 + 8;
+  launch.shared_bytes = SharedFloats<D>() * 4 + 8;
   launch.cluster = kCluster;
   launch.overlap = true;
   AllowShared(PackedAttention<D>, launch.shared_bytes);

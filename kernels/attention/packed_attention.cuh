@@ -1,4 +1,5 @@
-// The device code of attention on tensor cores: attention_cuda.cu explains it.
+// The device code of attention on tensor cores: attention_cuda.cu explains it. The two kernels that attend this way
+// (attention_cuda.cu, kernels/stream) differ in where queries come from and how blocks exchange their sums.
 #ifndef TANDEM_KERNELS_ATTENTION_PACKED_ATTENTION_CUH_
 #define TANDEM_KERNELS_ATTENTION_PACKED_ATTENTION_CUH_
 
@@ -9,7 +10,7 @@ namespace tandem::packed_attention {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
-constexpr int kCluster = 8;
+constexpr int kCluster = 8;  // blocks that share a task
 constexpr int kWarpKeys = 16;
 constexpr int kBlockKeys = kWarps * kWarpKeys;
 constexpr int kQueries = 16;  // of a task
@@ -19,8 +20,7 @@ constexpr int kSumSlots = 2;
 template <int D>
 TANDEM_HD constexpr int FloatsOf() {
   constexpr int kQueryBytes = 2 * kQueries * (D * 2 + 64), kSumBytes = kSumSlots * kQueries * (D + 4) * 4;
-  constexpr int kReceived = 2 * kQueries * (D + 2 * kCluster);
-  return (kQueryBytes > kSumBytes ? kQueryBytes : kSumBytes) / 4 + kReceived + 2 * kWarps * kQueries;
+  return (kQueryBytes > kSumBytes ? kQueryBytes : kSumBytes) / 4 + 2 * kWarps * kQueries;
 }
 
 #ifdef TANDEM_SM90
@@ -123,9 +123,7 @@ __device__ __forceinline__ uint32_t Word(const uint4& v, int i) {
 // Among the threads that attend.
 __device__ __forceinline__ void Meet() { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); }
 
-// For blocks of clusters of kCluster. D: head_dim. The blocks of a cluster take tasks together, the turn-th with `turn`
-// counting from 0 (for as long as `barrier` lives). What they send each other in turn t + 2 lies where that of turn t lay:
-// a block sends it when it has received all of turn t + 1, which the others sent when they were done with turn t.
+// A block's part of a task. D: head_dim.
 template <int D>
 class Packed {
  public:
@@ -139,18 +137,13 @@ class Packed {
   static constexpr int kSumBytes = kSumSlots * kQueries * kSumPitch * 4;
   static constexpr int kFloats = (kQueryBytes > kSumBytes ? kQueryBytes : kSumBytes) / 4;
 
-  // `shared`: FloatsOf<D>() floats, aligned to 16 bytes. `barrier`: initialised with 1, before any block of the cluster
-  // sends; for this class alone.
-  __device__ __forceinline__ Packed(const AttentionArgs& args, int kv_head, uint32_t rank, float* shared,
-                                    uint32_t barrier)
+  // `shared`: FloatsOf<D>() floats, aligned to 16 bytes.
+  __device__ __forceinline__ Packed(const AttentionArgs& args, int kv_head, int rank, float* shared)
       : args_(args),
         shared_(reinterpret_cast<char*>(shared)),
         sums_(shared),
-        received_(shared + kFloats),
-        received_stats_(reinterpret_cast<float2*>(received_ + 2 * kCluster * kQueries * kPart)),
-        max_(reinterpret_cast<float*>(received_stats_ + 2 * kCluster * kQueries)),
+        max_(shared + kFloats),
         total_(max_ + kWarps * kQueries),
-        barrier_(barrier),
         rank_(rank),
         kv_head_(kv_head),
         group_(args.n_heads / args.kv.n_kv_heads),
@@ -158,7 +151,8 @@ class Packed {
         g_(threadIdx.x % 32 / 4),
         t_(threadIdx.x % 4) {}
 
-  __device__ __forceinline__ void Run(const Task& task, const FirstRows& first_rows, int turn) {
+ protected:
+  __device__ __forceinline__ void Begin(const Task& task, const FirstRows& first_rows) {
     task_ = task;
     n_queries_ = task.n_rows * group_;
     const bool held = task.row + task.n_rows <= 32;
@@ -168,11 +162,7 @@ class Packed {
     };
     slot_ = held ? __shfl_sync(~0u, first_rows.slot, task.row) : __ldcg(args_.rows.slot + task.row);
     first_position_ = position_of(task.row);
-    const int n_keys = position_of(task.row + task.n_rows - 1) + 1;
-    int first = rank_ * kBlockKeys + warp_ * kWarpKeys;
-    Keys keys;
-    if (first < n_keys) Load(first, n_keys, keys);
-    StoreQueries();
+    n_keys_ = position_of(task.row + task.n_rows - 1) + 1;
 #pragma unroll
     for (int i = 0; i < 2 * T; ++i) {
       running_max_[i] = kMinusInfinity;
@@ -186,37 +176,23 @@ class Packed {
 #pragma unroll
       for (int j = 0; j < 4; ++j) acc_[i][j] = 0;
     }
-    Meet();
-    for (; first < n_keys; first += kCluster * kBlockKeys) {
-      if (first >= kCluster * kBlockKeys) Load(first, n_keys, keys);
-      Add(first, n_keys, keys);
-    }
-    ShareMax();
-    if (threadIdx.x == 0) ExpectBytes(barrier_, kCluster * n_queries_ * (kPart * 4 + 8));
-    SendSums(turn & 1);
-    WaitBarrier(barrier_, turn & 1);
-    Finish(turn & 1);
   }
+  __device__ __forceinline__ int first_key() const { return rank_ * kBlockKeys + warp_ * kWarpKeys; }
 
- private:
   __device__ __forceinline__ int64_t QueryOffset(int query) const {
     const int64_t row = task_.row + query / group_;
     return (row * args_.n_heads + kv_head_ * group_ + query % group_) * D;
   }
 
-  // Scaled by log2(e) too, so that weights are powers of 2.
-  __device__ __forceinline__ void StoreQueries() const {
-    const float scale = args_.scale * 1.44269504088896341f;
-    for (int i = threadIdx.x; i < kQueries * (D / 4); i += kThreads) {
-      const int query = i / (D / 4), at = i % (D / 4) * 4;
-      float4 q = {0, 0, 0, 0};
-      if (query < n_queries_) q = __ldcg(reinterpret_cast<const float4*>(args_.q + QueryOffset(query) + at));
-      uint2 high, low;
-      Split(q.x * scale, q.y * scale, high.x, low.x);
-      Split(q.z * scale, q.w * scale, high.y, low.y);
-      *reinterpret_cast<uint2*>(shared_ + query * kQueryPitch + at * 2) = high;
-      *reinterpret_cast<uint2*>(shared_ + (kQueries + query) * kQueryPitch + at * 2) = low;
-    }
+  // Queries are scaled by log2(e) too, so that weights are powers of 2.
+  __device__ __forceinline__ float query_scale() const { return args_.scale * 1.44269504088896341f; }
+  __device__ __forceinline__ void StoreQuery4(int query, int at, float4 q) const {
+    const float scale = query_scale();
+    uint2 high, low;
+    Split(q.x * scale, q.y * scale, high.x, low.x);
+    Split(q.z * scale, q.w * scale, high.y, low.y);
+    *reinterpret_cast<uint2*>(shared_ + query * kQueryPitch + at * 2) = high;
+    *reinterpret_cast<uint2*>(shared_ + (kQueries + query) * kQueryPitch + at * 2) = low;
   }
 
   // This warp's 16 keys and values from `first` on. As in linear's tiles, k runs in an order of its own: lane (g, t)
@@ -226,7 +202,7 @@ class Packed {
     uint4 key[2][D / 32];
     uint4 value[4][kHalves];
   };
-  __device__ __forceinline__ void Load(int first, int n_keys, Keys& keys) const {
+  __device__ __forceinline__ void Load(int first, Keys& keys) const {
     const KvLayer& kv = args_.kv;
     // As a rule the 16 keys lie in one page, which is looked up once.
     const bool one_page = first % kv.page_size + kWarpKeys <= kv.page_size;
@@ -237,20 +213,20 @@ class Packed {
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
       const int at = first + tile * 8 + g_;
-      const char* row = at < n_keys ? static_cast<const char*>(kv.k) + offset(at) + t_ * 16 : nullptr;
+      const char* row = at < n_keys_ ? static_cast<const char*>(kv.k) + offset(at) + t_ * 16 : nullptr;
 #pragma unroll
       for (int i = 0; i < D / 32; ++i) keys.key[tile][i] = row ? Load16(row + i * 64) : uint4{0, 0, 0, 0};
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int at = first + 2 * t_ + i % 2 + i / 2 * 8;
-      const char* row = at < n_keys ? static_cast<const char*>(kv.v) + offset(at) + g_ * 16 : nullptr;
+      const char* row = at < n_keys_ ? static_cast<const char*>(kv.v) + offset(at) + g_ * 16 : nullptr;
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) keys.value[i][h] = row ? Load16(row + h * 128) : uint4{0, 0, 0, 0};
     }
   }
 
-  __device__ __forceinline__ void Add(int first, int n_keys, Keys& keys) {
+  __device__ __forceinline__ void Add(int first, Keys& keys) {
     float score[T][2][4] = {};
 #pragma unroll
     for (int i = 0; i < D / 32; ++i) {
@@ -302,7 +278,7 @@ class Packed {
         }
       }
     }
-    if (__any_sync(~0u, bad)) AddNonFinite(score, first, n_keys);
+    if (__any_sync(~0u, bad)) AddNonFinite(score, first);
   }
 
   // Turns the scores of query row g (half 0) or g + 8 into weights and rescales what came before.
@@ -345,9 +321,9 @@ class Packed {
 
   // A value that is not finite must reach the queries that see it and no other; a product with a weight of 0 would be
   // NaN. So the product has 0 in its place, and it is added here, where it is seen.
-  __device__ __forceinline__ void AddNonFinite(const float (&weight)[T][2][4], int first, int n_keys) {
+  __device__ __forceinline__ void AddNonFinite(const float (&weight)[T][2][4], int first) {
 #pragma unroll 1
-    for (int key = 0; key < kWarpKeys && first + key < n_keys; ++key) {
+    for (int key = 0; key < kWarpKeys && first + key < n_keys_; ++key) {
       const auto* row =
           static_cast<const uint16_t*>(args_.kv.v) + args_.kv.offset(slot_, kv_head_, first + key);
 #pragma unroll
@@ -437,78 +413,49 @@ class Packed {
     }
   }
 
-  // The block's sums to the blocks that finish them; its largest score and its sum of weights to all.
-  __device__ __forceinline__ void SendSums(int buffer) const {
-    for (int i = threadIdx.x; i < n_queries_ * (D / 4); i += kThreads) {
-      const int query = i / (D / 4), quad = i % (D / 4), at = quad * 4;
-      float4 sum = {0, 0, 0, 0};
+  // After ShareMax: the block's sums of a query's values at .. at + 3, and its sum of weights, over BlockMax.
+  __device__ __forceinline__ float4 BlockSum(int query, int at) const {
+    float4 sum = {0, 0, 0, 0};
 #pragma unroll
-      for (int slot = 0; slot < kSumSlots; ++slot) {
-        const float4 v = *reinterpret_cast<const float4*>(sums_ + (slot * kQueries + query) * kSumPitch + at);
-        sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
-      }
-      const int owner = at / kPart;
-      asm volatile(
-          "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::
-              "r"(InBlock(SharedAddress(received_ + ((buffer * kCluster + rank_) * kQueries + query) * kPart +
-                                        at % kPart),
-                          owner)),
-          "f"(sum.x), "f"(sum.y), "f"(sum.z), "f"(sum.w), "r"(InBlock(barrier_, owner))
-          : "memory");
-      if (quad < kCluster) {
-        float total = 0;
-#pragma unroll
-        for (int w = 0; w < kWarps; ++w) total += total_[w * kQueries + query];
-        asm volatile(
-            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
-                InBlock(SharedAddress(received_stats_ + (buffer * kCluster + rank_) * kQueries + query),
-                        quad)),
-            "f"(BlockMax(query)), "f"(total), "r"(InBlock(barrier_, quad))
-            : "memory");
-      }
+    for (int slot = 0; slot < kSumSlots; ++slot) {
+      const float4 v = *reinterpret_cast<const float4*>(sums_ + (slot * kQueries + query) * kSumPitch + at);
+      sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
     }
+    return sum;
+  }
+  __device__ __forceinline__ float BlockTotal(int query) const {
+    float total = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) total += total_[w * kQueries + query];
+    return total;
   }
 
-  // Of every query, this block's values.
-  __device__ __forceinline__ void Finish(int buffer) const {
-    constexpr int kQuads = kPart / 4;
-    static_assert(D / 4 >= kCluster);
-    for (int i = threadIdx.x; i < n_queries_ * kQuads; i += kThreads) {
-      const int query = i / kQuads, at = i % kQuads * 4;
-      float2 stats[kCluster];
-      float max = kMinusInfinity, total = 0;
-      float4 sum = {0, 0, 0, 0};
+  // Four values of a query from the blocks' largest scores and sums of weights (stats) and their sums.
+  static __device__ __forceinline__ float4 Merge(const float2 (&stats)[kCluster], const float4 (&sums)[kCluster]) {
+    float max = kMinusInfinity, total = 0;
+    float4 sum = {0, 0, 0, 0};
 #pragma unroll
-      for (int r = 0; r < kCluster; ++r) {
-        stats[r] = received_stats_[(buffer * kCluster + r) * kQueries + query];
-        max = fmaxf(max, stats[r].x);
-      }
-      const float base = max == kMinusInfinity ? 0 : max;
+    for (int r = 0; r < kCluster; ++r) max = fmaxf(max, stats[r].x);
+    const float base = max == kMinusInfinity ? 0 : max;
 #pragma unroll
-      for (int r = 0; r < kCluster; ++r) {
-        const float keep = exp2f(stats[r].x - base);
-        const float4 v = *reinterpret_cast<const float4*>(
-            received_ + ((buffer * kCluster + r) * kQueries + query) * kPart + at);
-        sum.x = fmaf(keep, v.x, sum.x);
-        sum.y = fmaf(keep, v.y, sum.y);
-        sum.z = fmaf(keep, v.z, sum.z);
-        sum.w = fmaf(keep, v.w, sum.w);
-        total = fmaf(keep, stats[r].y, total);
-      }
-      float* out = args_.out + QueryOffset(query) + rank_ * kPart + at;
-      *reinterpret_cast<float4*>(out) = {sum.x / total, sum.y / total, sum.z / total, sum.w / total};
+    for (int r = 0; r < kCluster; ++r) {
+      const float keep = exp2f(stats[r].x - base);
+      sum.x = fmaf(keep, sums[r].x, sum.x);
+      sum.y = fmaf(keep, sums[r].y, sum.y);
+      sum.z = fmaf(keep, sums[r].z, sum.z);
+      sum.w = fmaf(keep, sums[r].w, sum.w);
+      total = fmaf(keep, stats[r].y, total);
     }
+    return {sum.x / total, sum.y / total, sum.z / total, sum.w / total};
   }
 
   const AttentionArgs& args_;
   char* shared_;
-  float *sums_, *received_;  // [kSumSlots][kQueries][kSumPitch]; [2][kCluster][kQueries][kPart]
-  float2* received_stats_;   // [2][kCluster][kQueries] largest score, sum of weights
-  float *max_, *total_;      // [kWarps][kQueries]
-  const uint32_t barrier_;   // what the blocks send has come
+  float* sums_;          // [kSumSlots][kQueries][kSumPitch]
+  float *max_, *total_;  // [kWarps][kQueries]
   const int rank_, kv_head_, group_, warp_, g_, t_;
   Task task_;
-  int slot_, first_position_, n_queries_;
+  int slot_, first_position_, n_queries_, n_keys_;
   int position_[2 * T];         // of query rows g and g + 8 of each tile; -1: no such query
   float running_max_[2 * T];    // of the scores times log2(e)
   float running_total_[2 * T];  // of the weights

@@ -52,9 +52,9 @@ int64_t LinearScratch(int32_t max_rows, int32_t in_dim);
 
 void LinearReference(const LinearArgs& args);  // sums in double
 void LinearCpu(const LinearArgs& args, Worker worker);
-// Pointers are device memory (also n_rows, src, dst); `scratch` is not used. `in` has max_rows rows if src is null. Bf16
-// weights and inputs rounded to bf16 go to tensor cores if in_dim is a multiple of 64 and weights start at multiples of
-// 16 bytes; nothing else may write the weights, for they are read while earlier kernels of the stream still run.
+// Pointers are device memory (also n_rows, src, dst, scratch). Bf16 weights and inputs rounded to bf16 go to tensor cores if
+// in_dim is a multiple of 32, and weights and inputs start at multiples of 16 bytes; nothing else may write the weights,
+// for they are read while earlier kernels of the stream still run.
 void LinearCuda(const LinearArgs& args, CudaStream stream);
 
 }  // namespace tandem

@@ -111,7 +111,7 @@ class Problem {
   // without a norm) before its rounding to bf16, which is monotonic; n products and n + 2 additions round.
   // Tensor cores take 16 products, which are exact, and the sum so far; they cut each of the 17 terms, and the
   // result, at 2^-23 of the largest (Fasi et al. 2021, Numerical behavior of NVIDIA tensor cores): 36 roundings
-  // for 16 products. The sums of up to 8 slices, of two chains each, and bias and residual come to that.
+  // for 16 products. The sums of 8 strands, and bias and residual come to that.
   void Check(const std::vector<int32_t>& rows, const std::vector<std::vector<float>>& results,
              Backend backend) const {
     const int n = shape_.in_dim;
@@ -175,6 +175,8 @@ class Problem {
       device_outputs.push_back(std::make_unique<DeviceBytes>(segment.out, outputs[s]->size() * 4));
       segment.out = reinterpret_cast<float*>(device_outputs.back()->data());
     }
+    const DeviceBytes scratch(LinearScratch(args.max_rows, args.in_dim) * 4);
+    args.scratch = reinterpret_cast<float*>(scratch.data());
     LinearCuda(args, nullptr);
     for (int s = 0; s < args.n_segments; ++s) device_outputs[s]->Download(outputs[s]->data());
   }

@@ -1,0 +1,48 @@
+// stream: the products, attention and gates of one decode forward of up to 8 rows as one kernel that stays on the device
+// from the first to the last. It computes bit for bit what the steps' own kernels compute (linear.h, rope.h, attention.h,
+// silu_gate.h), for bf16 weights, inputs rounded to bf16 and a bf16 cache, on sm_90 and later.
+//
+// Why: the weights of all products stream without a pause. One warp of every multiprocessor copies them, in the order of
+// the program, into a ring in shared memory, and waits for room alone, never for activations; what a step waits for its
+// input is hidden as long as the ring lasts.
+//
+// No step waits for another as a whole: the data is its own flag. Every step writes to a buffer of its own, in which a
+// value that is not there yet is a bit pattern that no result has (all ones: a NaN; results that would have it become
+// another NaN). A reader looks again until it finds none. A launch uses one half of these buffers and clears the other,
+// for the next one.
+//
+// All blocks must be on the device at the same time, so the launch is cooperative. Owned by the executor; made once,
+// launched often, one launch at a time; a launch allocates nothing and may be captured into a graph.
+#ifndef TANDEM_KERNELS_STREAM_STREAM_H_
+#define TANDEM_KERNELS_STREAM_STREAM_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "runtime/core/platform.h"
+#include "runtime/core/program.h"
+
+namespace tandem {
+
+class StreamKernel {
+ public:
+  // The kernel for as many of the program's steps from `first` on as it can do, on the current device, which holds all
+  // that the steps point to; null if these are none. `n_steps`: how many. Allocates device memory; null, too, if there is
+  // not enough.
+  static std::unique_ptr<StreamKernel> Make(const Program& program, size_t first, size_t* n_steps);
+  ~StreamKernel();
+  StreamKernel(const StreamKernel&) = delete;
+  StreamKernel& operator=(const StreamKernel&) = delete;
+
+  void Launch(CudaStream stream) const;
+  int64_t device_bytes() const;
+
+ private:
+  struct Impl;
+  explicit StreamKernel(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tandem
+
+#endif  // TANDEM_KERNELS_STREAM_STREAM_H_

@@ -1,0 +1,99 @@
+// What the stream kernel is told of its steps: made by stream.cu on the host, read by the kernel (stream_kernel.cuh).
+#ifndef TANDEM_KERNELS_STREAM_STREAM_STEP_H_
+#define TANDEM_KERNELS_STREAM_STREAM_STEP_H_
+
+#include <cstdint>
+
+#include "kernels/attention/attention.h"
+#include "kernels/linear/linear.h"
+#include "kernels/rope/rope.h"
+
+namespace tandem::stream {
+
+constexpr int kMaxRows = 8;  // of a forward: the 8 columns of a tensor core's tile
+constexpr int kMaxInDim = 4096;  // of an input that is fp32: what the threads hold of a row
+constexpr int kMaxHeld = 2;  // groups of a block in a product whose input does not fit into shared memory
+constexpr int kMaxStages = 12;
+
+// A buffer. One that steps of this kernel write has two halves, used in turns.
+struct Place {
+  char* data = nullptr;
+  int64_t half_bytes = 0;  // 0: there is one, complete before the launch or read after it
+
+  template <typename T>
+  __device__ T* at(int turn) const {
+    return reinterpret_cast<T*>(data + turn * half_bytes);
+  }
+};
+
+enum class Kind : int32_t { kProduct, kAttention };
+enum class Input : int32_t { kF32, kBf16 };
+enum class Output : int32_t { kF32, kResidual, kGated, kLogits };
+
+// The weights of a product, in groups of 16 outputs; gated: 8 of segment 0 and the same 8 of segment 1.
+struct alignas(16) Tiles {
+  const uint16_t* weight[kMaxSegments];
+  int32_t first_group[kMaxSegments];  // of a segment; beyond the last: a large number
+  int32_t n_outputs[kMaxSegments];
+  int32_t n_groups;
+  int32_t in_dim;
+  int32_t slab_tiles;  // the input is taken in slabs of so many tiles' columns: over all groups, slab by slab
+  int32_t count;       // whose rows: 0 those of the forward, 1 those with logits
+  int32_t gated;
+  int32_t unused[5];
+};
+static_assert(sizeof(Tiles) == 96);
+
+struct Segment {
+  Place out, old;  // old: what the sum is added to (kResidual)
+  int64_t out_stride;
+  View bias;
+};
+
+struct Product {
+  Tiles tiles;
+  Input input;
+  Output output;
+  Place in;
+  int64_t in_stride;
+  const int32_t *src, *dst;
+  View norm;
+  float norm_eps;
+  Segment segment[kMaxSegments];
+};
+
+// Rotation, append and attention of a layer.
+struct Attend {
+  AttentionArgs attention;  // q and out are not used
+  const float* cos_sin;
+  View q_norm, k_norm;
+  float norm_eps;
+  int32_t layer;
+  Place q, k, v, out;
+};
+
+struct alignas(16) StreamStep {
+  Kind kind;
+  Product product;
+  Attend attend;
+};
+
+struct Params {
+  const StreamStep* steps;
+  const Tiles* tiles;
+  const int32_t* n_rows[2];  // as Tiles::count says
+  RowPlan rows;
+  uint32_t* turn;       // launches so far; blocks of this one that are done
+  char* halves;         // [2][half_bytes] all buffers with two halves
+  int64_t half_bytes;   // a multiple of 16
+  float* sums;          // [groups][8][16][head_dim] attention's, of the blocks that share a task
+  float2* stats;        // [groups][8][16]
+  uint32_t* stamps;     // [groups][8]
+  int32_t n_steps, n_products, n_layers;
+  int32_t n_stages, in_flight;
+  int32_t work_bytes;  // shared memory for an input, or for what attention needs
+};
+
+}  // namespace tandem::stream
+
+#endif  // TANDEM_KERNELS_STREAM_STREAM_STEP_H_
