@@ -10,7 +10,9 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/attention/attention.h"
@@ -297,6 +299,28 @@ class Bench {
             kernel->Launch(stream_);
             LaunchSteps(program, n_steps);
           }));
+    PrintSteps(*kernel);
+  }
+
+  // What a block spends on a kind of step, waiting included: means over blocks and layers.
+  void PrintSteps(StreamKernel& kernel) {
+    if (!kernel.WatchSteps()) return;
+    kernel.Launch(stream_);
+    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    const std::vector<int64_t> cycles = kernel.StepCycles();
+    const std::vector<std::string> names = kernel.StepNames();
+    const double mhz = DeviceAttribute(cudaDevAttrClockRate) * 1e-3;
+    const size_t n = names.size(), n_blocks = cycles.size() / n / 2;
+    std::map<std::string, std::pair<double, int>> sums;
+    for (size_t s = 0; s < n; ++s) {
+      double sum = 0;
+      for (size_t b = 0; b < n_blocks; ++b) sum += static_cast<double>(cycles[(b * n + s) * 2 + 1] - cycles[(b * n + s) * 2]);
+      sums[names[s]].first += sum / n_blocks;
+      ++sums[names[s]].second;
+    }
+    std::printf("    us a step at %.0f MHz:", mhz);
+    for (const auto& [name, sum] : sums) std::printf("  %s %.2f", name.c_str(), sum.first / sum.second / mhz);
+    std::printf("\n");
   }
 
   Program ForwardProgram(Memory& memory, const StackCase& m, const Space& s, int rows, size_t& bytes) {

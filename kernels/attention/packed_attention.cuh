@@ -49,7 +49,7 @@ __device__ __forceinline__ FirstRows LoadFirstRows(const RowPlan& rows) {
 }
 
 // The index-th task of the plan: runs of rows of one sequence, cut to rows_per_task. For a whole warp.
-__device__ inline Task FindTask(const RowPlan& rows, const FirstRows& first_rows, int rows_per_task,
+__device__ __forceinline__ Task FindTask(const RowPlan& rows, const FirstRows& first_rows, int rows_per_task,
                                 int index) {
   const int lane = threadIdx.x % 32, n_rows = first_rows.n_rows;
   int n_tasks = 0, run = 0, last_slot = -1;
@@ -80,18 +80,16 @@ __device__ inline Task FindTask(const RowPlan& rows, const FirstRows& first_rows
   return task;
 }
 
-__device__ __forceinline__ uint32_t RoundBits(float value) {
-  const uint32_t bits = __float_as_uint(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return (bits >> 16) | 0x40u;
-  return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+__device__ __forceinline__ uint32_t RoundPair(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
 }
 // Two values as packed pairs of bf16: x = high + low but for 2^-18 of it. An infinity's low part is 0.
 __device__ __forceinline__ void Split(float a, float b, uint32_t& high, uint32_t& low) {
-  const uint32_t ha = RoundBits(a), hb = RoundBits(b);
-  const float fa = __uint_as_float(ha << 16), fb = __uint_as_float(hb << 16);
-  const uint32_t la = isinf(fa) ? 0 : RoundBits(a - fa), lb = isinf(fb) ? 0 : RoundBits(b - fb);
-  high = ha | hb << 16;
-  low = la | lb << 16;
+  high = RoundPair(a, b);
+  const float fa = __uint_as_float(high << 16), fb = __uint_as_float(high & 0xffff0000u);
+  low = RoundPair(isinf(fa) ? 0 : a - fa, isinf(fb) ? 0 : b - fb);
 }
 
 __device__ __forceinline__ uint4 Load16(const void* p) {
@@ -207,9 +205,16 @@ class Packed {
     // As a rule the 16 keys lie in one page, which is looked up once.
     const bool one_page = first % kv.page_size + kWarpKeys <= kv.page_size;
     const int64_t begin = kv.offset(slot_, kv_head_, first);
-    const auto offset = [&](int key) {
-      return (one_page ? begin + (key - first) * D : kv.offset(slot_, kv_head_, key)) * 2;
-    };
+    if (one_page) {
+      LoadAt(first, keys, [&](int key) { return (begin + (key - first) * D) * 2; });
+    } else {
+      LoadAt(first, keys, [&](int key) { return kv.offset(slot_, kv_head_, key) * 2; });
+    }
+  }
+  // offset(key): of a key of the sequence, in bytes.
+  template <typename Offset>
+  __device__ __forceinline__ void LoadAt(int first, Keys& keys, Offset offset) const {
+    const KvLayer& kv = args_.kv;
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
       const int at = first + tile * 8 + g_;

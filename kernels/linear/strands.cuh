@@ -61,8 +61,11 @@ __device__ __forceinline__ float RowScale(const float* warp_sums, int in_dim, fl
 __device__ __forceinline__ float4 Scaled(float4 v, float scale, float4 gain) {
   return {v.x * scale * gain.x, v.y * scale * gain.y, v.z * scale * gain.z, v.w * scale * gain.w};
 }
+// To the nearest, ties to even; a NaN becomes 0x7fff.
 __device__ __forceinline__ uint32_t RoundPair(float low, float high) {
-  return FloatToBf16(low) | static_cast<uint32_t>(FloatToBf16(high)) << 16;
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
 }
 __device__ __forceinline__ uint4 Round8(float4 a, float4 b) {
   return {RoundPair(a.x, a.y), RoundPair(a.z, a.w), RoundPair(b.x, b.y), RoundPair(b.z, b.w)};

@@ -23,7 +23,12 @@ bool RunsStreams() {
          cudaFuncGetAttributes(&attributes, RunStream) == cudaSuccess && attributes.ptxVersion >= 90;
 }
 
-// From a program's steps to the kernel's. What a step's pointer stands for changes as steps write it: `places_` holds
+__global__ void WidenVector(View from, float* to) {
+  const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+  if (i < from.n_cols) to[i] = LoadFloat(from.data, from.dtype, i);
+}
+
+// From a program's steps to the kernel's. What a step's pointer stands for changes as steps write it: `buffers_` holds
 // where the latest value of a buffer lies.
 class Builder {
  public:
@@ -43,10 +48,13 @@ class Builder {
 
   std::vector<StreamStep> steps;
   RowPlan rows;
+  AttentionArgs attention_args = {};
   const int32_t* n_rows[2] = {};
   int64_t half_bytes = 0;
   int max_rows = 0;
   int n_layers = 0, n_kv_heads = 0, head_dim = 0;
+  std::vector<View> vectors;  // to be widened
+  int64_t n_widened = 0;      // values of all
 
  private:
   struct Buffer {
@@ -58,6 +66,14 @@ class Builder {
     const Place place = {reinterpret_cast<char*>(half_bytes), 1};  // an offset: Finish makes it an address
     half_bytes += (bytes + 127) / 128 * 128;
     return place;
+  }
+  // Likewise, in values.
+  const float* Widen(const View& vector) {
+    if (!vector) return nullptr;
+    vectors.push_back(vector);
+    const int64_t at = n_widened;
+    n_widened += (vector.n_cols + 3) / 4 * 4;
+    return reinterpret_cast<const float*>(at + 1);
   }
   Buffer Find(const float* data) const {
     const auto found = buffers_.find(data);
@@ -105,7 +121,7 @@ class Builder {
     product.in_stride = args.in_stride;
     product.src = args.src;
     product.dst = args.dst;
-    product.norm = args.norm;
+    product.norm = Widen(args.norm);
     product.norm_eps = args.norm_eps;
     tiles.in_dim = args.in_dim;
     const SiluGateArgs* gate = Next<SiluGateArgs>(i);
@@ -125,7 +141,7 @@ class Builder {
       tiles.n_outputs[s] = static_cast<int32_t>(from.weight.n_rows);
       tiles.n_groups += (tiles.n_outputs[s] + kTileRows - 1) / kTileRows;
       to.out_stride = from.out_stride;
-      to.bias = from.bias;
+      to.bias = Widen(from.bias);
       const int64_t n = int64_t{kMaxRows} * from.out_stride;
       if (residual) {
         const Buffer old = Find(from.out);
@@ -155,19 +171,26 @@ class Builder {
     if (attention == nullptr || attention->q != rope.q || rope.kv.dtype != DType::kBf16) return 0;
     const int d = rope.kv.head_dim, group = rope.n_heads / rope.kv.n_kv_heads;
     if ((d != 64 && d != 128) || group > packed_attention::kQueries) return 0;
-    if (rope.rows.capacity > kMaxRows) return 0;
+    if (rope.rows.capacity > kMaxRows || rope.kv.page_size % packed_attention::kWarpKeys != 0) return 0;
+    const auto alike = [&] {
+      const KvLayer& other = attention_args.kv;
+      return attention_args.n_heads == attention->n_heads && other.n_kv_heads == rope.kv.n_kv_heads &&
+             other.page_table == rope.kv.page_table && other.page_size == rope.kv.page_size;
+    };
+    if (n_layers > 0 && !alike()) return 0;
     const Buffer q = Find(rope.q), k = Find(rope.k), v = Find(rope.v);
     // Values of an earlier kernel need no waiting, but then the rotation in place would be missed by later ones.
     if (q.place.half_bytes == 0 || k.place.half_bytes == 0 || v.place.half_bytes == 0) return 0;
     int32_t count = 0;
     if (!CountOf(rope.rows.n_rows, &count) || count != 0) return 0;
     rows = rope.rows;
+    attention_args = *attention;
     StreamStep step = {};
     step.kind = Kind::kAttention;
     step.attend.attention = *attention;
     step.attend.cos_sin = rope.cos_sin;
-    step.attend.q_norm = rope.q_norm;
-    step.attend.k_norm = rope.k_norm;
+    step.attend.q_norm = Widen(rope.q_norm);
+    step.attend.k_norm = Widen(rope.k_norm);
     step.attend.norm_eps = rope.norm_eps;
     step.attend.layer = n_layers++;
     step.attend.q = q.place;
@@ -194,6 +217,7 @@ struct StreamKernel::Impl {
   int shared_bytes = 0;
   int64_t bytes = 0;
   std::vector<void*> memory;
+  std::vector<std::string> step_names;
 
   ~Impl() {
     for (void* data : memory) cudaFree(data);
@@ -219,7 +243,6 @@ namespace {
 // How the block's shared memory is cut: an input of kMaxInDim and less is held whole, a longer one (bf16) only if it is
 // small; else it is taken in slabs.
 bool CutShared(std::vector<StreamStep>& steps, int max_rows, Params& params, int n_blocks, int* shared_bytes) {
-  constexpr int kAheadValues = 8 * 8 * kWorkerThreads;  // what the threads ask for of a slab
   int work = 4 * std::max(packed_attention::FloatsOf<64>(), packed_attention::FloatsOf<128>());
   work = std::max(work, kSmallWork);
   for (const StreamStep& step : steps) {
@@ -234,10 +257,14 @@ bool CutShared(std::vector<StreamStep>& steps, int max_rows, Params& params, int
     const int n_tiles = (tiles.in_dim + kTileCols - 1) / kTileCols;
     tiles.slab_tiles = n_tiles;
     if (tiles.in_dim * max_rows * 2 <= params.work_bytes) continue;
-    tiles.slab_tiles = std::min(params.work_bytes / 2 / (max_rows * kTileCols * 2), kAheadValues / (max_rows * kTileCols));
+    tiles.slab_tiles = params.work_bytes / 2 / (max_rows * kTileCols * 2);
+    constexpr int kPieces = 8;  // of a slab: what a thread asks for at once
+    while (tiles.slab_tiles > 0 && max_rows * ((tiles.slab_tiles * kTileCols + kPieceCols - 1) / kPieceCols) > kPieces) {
+      --tiles.slab_tiles;
+    }
     if (tiles.slab_tiles == 0 || (tiles.n_groups + n_blocks - 1) / n_blocks > kMaxHeld) return false;
   }
-  const int fixed = params.work_bytes + FixedBytes() + 128;
+  const int fixed = params.work_bytes + kFixedBytes;
   params.n_stages = std::min(kMaxStages, (kLargestShared - fixed) / kTileBytes);
   if (params.n_stages < 4) return false;
   params.in_flight = std::clamp(kInFlightBytes / (kTileRows * kTileCols * 2), 1, params.n_stages - 1);
@@ -250,6 +277,21 @@ bool CutShared(std::vector<StreamStep>& steps, int max_rows, Params& params, int
 StreamKernel::StreamKernel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 StreamKernel::~StreamKernel() = default;
 int64_t StreamKernel::device_bytes() const { return impl_->bytes; }
+
+bool StreamKernel::WatchSteps() {
+  if (impl_->params.times == nullptr) {
+    impl_->params.times = impl_->New<int64_t>(int64_t{impl_->n_blocks} * impl_->params.n_steps * 2, 0);
+  }
+  return impl_->params.times != nullptr;
+}
+std::vector<int64_t> StreamKernel::StepCycles() const {
+  std::vector<int64_t> cycles(static_cast<size_t>(impl_->n_blocks) * impl_->params.n_steps * 2);
+  TANDEM_CHECK(impl_->params.times != nullptr) << "WatchSteps was not called";
+  TANDEM_CUDA_CHECK(
+      cudaMemcpy(cycles.data(), impl_->params.times, cycles.size() * sizeof(int64_t), cudaMemcpyDeviceToHost));
+  return cycles;
+}
+std::vector<std::string> StreamKernel::StepNames() const { return impl_->step_names; }
 
 std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t first, size_t* n_steps) {
   if (program.steps()[first].op != Op::kLinear || !RunsStreams()) return nullptr;
@@ -267,7 +309,8 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   params.stats = impl->New<float2>(parts * packed_attention::kQueries, 0);
   params.stamps = impl->New<uint32_t>(parts, 0);
   params.turn = impl->New<uint32_t>(2, 0);
-  if (impl->memory.size() != 5) return nullptr;
+  auto* widened = impl->New<float>(builder.n_widened, 0);
+  if (impl->memory.size() != 6) return nullptr;
 
   std::vector<Tiles> tiles;
   const auto place = [&](Place& p) {
@@ -275,9 +318,22 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
     p.data = params.halves + reinterpret_cast<int64_t>(p.data);
     p.half_bytes = params.half_bytes;
   };
+  const auto find = [&](const float*& p) {
+    if (p != nullptr) p = widened + (reinterpret_cast<int64_t>(p) - 1);
+  };
+  int64_t at = 0;
+  for (const View& vector : builder.vectors) {
+    constexpr int kBlock = 256;
+    WidenVector<<<static_cast<unsigned>((vector.n_cols + kBlock - 1) / kBlock), kBlock>>>(vector, widened + at);
+    at += (vector.n_cols + 3) / 4 * 4;
+  }
   for (StreamStep& step : builder.steps) {
+    find(step.product.norm);
+    find(step.attend.q_norm);
+    find(step.attend.k_norm);
     place(step.product.in);
     for (Segment& segment : step.product.segment) {
+      find(segment.bias);
       place(segment.out);
       place(segment.old);
     }
@@ -291,11 +347,22 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
                                cudaMemcpyHostToDevice));
   TANDEM_CUDA_CHECK(cudaMemcpy(device_tiles, tiles.data(), tiles.size() * sizeof(Tiles), cudaMemcpyHostToDevice));
   TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+  for (const StreamStep& step : builder.steps) {
+    const Product& product = step.product;
+    impl->step_names.push_back(step.kind == Kind::kAttention ? "attention"
+                         : product.output == Output::kLogits ? "head"
+                         : product.output == Output::kGated  ? "gate, up"
+                         : product.output == Output::kF32    ? "q, k, v"
+                         : product.input == Input::kBf16 && product.tiles.in_dim > product.tiles.n_outputs[0]
+                             ? "down"
+                             : "o, down");
+  }
   params.steps = device_steps;
   params.tiles = device_tiles;
   params.n_rows[0] = builder.n_rows[0];
   params.n_rows[1] = builder.n_rows[1] != nullptr ? builder.n_rows[1] : builder.n_rows[0];
   params.rows = builder.rows;
+  params.attention = builder.attention_args;
   params.n_steps = static_cast<int32_t>(builder.steps.size());
   params.n_products = static_cast<int32_t>(tiles.size());
   params.n_layers = builder.n_layers;

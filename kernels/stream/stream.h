@@ -18,6 +18,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "runtime/core/platform.h"
 #include "runtime/core/program.h"
@@ -36,6 +38,12 @@ class StreamKernel {
 
   void Launch(CudaStream stream) const;
   int64_t device_bytes() const;
+
+  // From now on launches keep, for every block and every step of the kernel, the block's clock when it began and when it
+  // ended: [blocks][steps][2] in cycles. Of the last launch, which has finished; and a word for each step.
+  bool WatchSteps();
+  std::vector<int64_t> StepCycles() const;
+  std::vector<std::string> StepNames() const;
 
  private:
   struct Impl;

@@ -27,38 +27,35 @@ constexpr int kTileCols = strands::kTileCols;
 // Two neighbouring rows of a tile lie in different halves of the banks.
 constexpr int kRowPitch = kTileCols * 2 + 64;
 constexpr int kTileBytes = kTileRows * kRowPitch;
+constexpr int kPieceCols = kWorkerThreads * 8;  // of an input: a thread has 8 columns of every so many
 constexpr int kSumPitch = 20;  // floats: of 16 outputs of a row
-constexpr int kSumFloats = 2 * kWorkers * kMaxRows * kSumPitch;
 
-constexpr int FixedBytes() {
-  return kSumFloats * 4 + kMaxRows * kWorkers * 4 + 2 * static_cast<int>(sizeof(StreamStep)) +
-         2 * static_cast<int>(sizeof(Tiles)) + 2 * 8 * kMaxStages;
-}
+// Shared memory begins with what does not depend on the program; then `work_bytes` for inputs, then the ring.
+struct Fixed {
+  Params params;
+  StreamStep step[2];  // this one and the next
+  Tiles tiles[2];      // the copier's
+  uint64_t full[kMaxStages], empty[kMaxStages];  // barriers: a tile is there; is used
+  float squares[kMaxRows][kWorkers];
+  float sums[2][kWorkers][kMaxRows][kSumPitch];
+  int32_t turn;  // which half of the buffers
+  uint32_t stamp;
+  int32_t n_rows, n_logits;
+  int32_t slot[kMaxRows], position[kMaxRows];
+};
+constexpr int kFixedBytes = (static_cast<int>(sizeof(Fixed)) + 127) / 128 * 128;
 
 #ifdef TANDEM_SM90
 
 constexpr uint32_t kAbsent = 0xffffffffu;
 
-struct Shared {
-  char* ring;
-  char* work;      // [work_bytes]
-  float* sums;     // [2][kWorkers][kMaxRows][kSumPitch]
-  float* squares;  // [kMaxRows][kWorkers]
-  StreamStep* step;      // [2] this one and the next
-  Tiles* tiles;    // [2] the copier's
-  uint32_t full, empty;  // [kMaxStages] barriers: a tile is there; is used
-
-  __device__ __forceinline__ Shared(const Params& params, char* shared) {
-    ring = shared;
-    work = ring + params.n_stages * kTileBytes;
-    sums = reinterpret_cast<float*>(work + params.work_bytes);
-    squares = sums + kSumFloats;
-    step = reinterpret_cast<StreamStep*>(squares + kMaxRows * kWorkers);
-    tiles = reinterpret_cast<Tiles*>(step + 2);
-    full = SharedAddress(tiles + 2);
-    empty = full + 8 * kMaxStages;
-  }
-};
+__device__ __forceinline__ char* Memory() {
+  extern __shared__ __align__(128) char stream_memory[];
+  return stream_memory;
+}
+__device__ __forceinline__ Fixed& Common() { return *reinterpret_cast<Fixed*>(Memory()); }
+__device__ __forceinline__ char* Work() { return Memory() + kFixedBytes; }
+__device__ __forceinline__ char* Ring() { return Work() + Common().params.work_bytes; }
 
 // Some seconds of looking: something is wrong, and a run that fails is better than one that hangs.
 class Patience {
@@ -126,20 +123,17 @@ __device__ __forceinline__ void StoreRelaxed(float* p, float v) {
   const uint32_t bits = __float_as_uint(v) == kAbsent ? 0x7fffffffu : __float_as_uint(v);
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(bits) : "memory");
 }
-__device__ __forceinline__ uint16_t PresentBf16(float v) {
-  const uint16_t bits = FloatToBf16(v);
-  return bits == 0xffffu ? 0x7fffu : bits;
-}
 
 // --- The copier ---
 
-struct Turn {
-  int block, n_blocks;
-  int before = 0;  // groups of the products so far, modulo n_blocks
+// Groups go round the blocks. Every thread counts for itself.
+struct Round {
+  int before = 0;  // groups of the products so far, modulo the number of blocks
 
-  // The first group of the next product that is this block's; others follow at a distance of n_blocks.
+  // The first group of the next product that is this block's; others follow at a distance of as many as there are blocks.
   __device__ __forceinline__ int Next(int n_groups) {
-    int first = block - before;
+    const int n_blocks = static_cast<int>(gridDim.x);
+    int first = static_cast<int>(blockIdx.x) - before;
     if (first < 0) first += n_blocks;
     before = (before + n_groups) % n_blocks;
     return first;
@@ -163,33 +157,39 @@ __device__ __forceinline__ void CopyRow(uint32_t to, const void* from, uint32_t 
 
 class Copier {
  public:
-  __device__ __forceinline__ Copier(const Params& params, const Shared& shared)
-      : params_(params), shared_(shared), lane_(threadIdx.x % 32), policy_(ReadOnce()) {}
+  __device__ __forceinline__ explicit Copier(const Params& params)
+      : n_stages_(params.n_stages),
+        in_flight_(params.in_flight),
+        lane_(threadIdx.x % 32),
+        ring_(SharedAddress(Ring()) + lane_ * kRowPitch),
+        full_(SharedAddress(Common().full)),
+        empty_(SharedAddress(Common().empty)),
+        policy_(ReadOnce()) {}
 
-  __device__ __forceinline__ void Run(const int (&n_rows)[2]) {
+  __device__ __forceinline__ void Run(const Params& params, int n_rows, int n_logits) {
     constexpr int kWords = sizeof(Tiles) / 4;
-    Turn turn = {static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x)};
-    uint32_t word = lane_ < kWords ? reinterpret_cast<const uint32_t*>(params_.tiles)[lane_] : 0;
-    for (int p = 0; p < params_.n_products; ++p) {
-      Tiles& tiles = shared_.tiles[p & 1];
+    Round round;
+    uint32_t word = lane_ < kWords ? reinterpret_cast<const uint32_t*>(params.tiles)[lane_] : 0;
+    for (int p = 0; p < params.n_products; ++p) {
+      Tiles& tiles = Common().tiles[p & 1];
       if (lane_ < kWords) reinterpret_cast<uint32_t*>(&tiles)[lane_] = word;
       __syncwarp();
-      if (p + 1 < params_.n_products && lane_ < kWords) {
-        word = reinterpret_cast<const uint32_t*>(params_.tiles + p + 1)[lane_];
+      if (p + 1 < params.n_products && lane_ < kWords) {
+        word = reinterpret_cast<const uint32_t*>(params.tiles + p + 1)[lane_];
       }
-      if (n_rows[tiles.count] > 0) Copy(tiles, turn.Next(tiles.n_groups), turn.n_blocks);
+      if ((tiles.count == 0 ? n_rows : n_logits) > 0) Copy(tiles, round.Next(tiles.n_groups));
     }
   }
 
  private:
-  __device__ __forceinline__ void Copy(const Tiles& tiles, int first, int n_blocks) {
-    const int n_tiles = (tiles.in_dim + kTileCols - 1) / kTileCols;
+  __device__ __forceinline__ void Copy(const Tiles& tiles, int first) {
+    const int in_dim = tiles.in_dim, n_groups = tiles.n_groups, n_tiles = (in_dim + kTileCols - 1) / kTileCols;
     for (int slab = 0; slab < n_tiles; slab += tiles.slab_tiles) {
       const int end = min(slab + tiles.slab_tiles, n_tiles);
-      for (int group = first; group < tiles.n_groups; group += n_blocks) {
+      for (int group = first; group < n_groups; group += static_cast<int>(gridDim.x)) {
         const uint16_t* row = RowOf(tiles, group);
         const uint32_t n = __popc(__ballot_sync(~0u, row != nullptr));
-        for (int tile = slab; tile < end; ++tile) CopyTile(row, n, tile * kTileCols, tiles.in_dim);
+        for (int tile = slab; tile < end; ++tile) CopyTile(row, n, tile * kTileCols, in_dim);
       }
     }
   }
@@ -207,345 +207,378 @@ class Copier {
     return tiles.weight[segment] + static_cast<int64_t>(output) * tiles.in_dim;
   }
   __device__ __forceinline__ void CopyTile(const uint16_t* row, uint32_t n, int col, int in_dim) {
-    if (n_ >= params_.n_stages) WaitFor(shared_.empty + 8 * stage_, parity_ ^ 1);
-    if (n_ >= params_.in_flight) {
-      WaitFor(shared_.full + 8 * landed_, landed_parity_);
-      if (++landed_ == params_.n_stages) landed_ = 0, landed_parity_ ^= 1;
+    if (n_ >= n_stages_) WaitFor(empty_ + 8 * stage_, parity_ ^ 1);
+    if (n_ >= in_flight_) {
+      WaitFor(full_ + 8 * landed_, landed_parity_);
+      if (++landed_ == n_stages_) landed_ = 0, landed_parity_ ^= 1;
     }
-    const uint32_t bytes = min(kTileCols, in_dim - col) * 2, barrier = shared_.full + 8 * stage_;
+    const uint32_t bytes = min(kTileCols, in_dim - col) * 2, barrier = full_ + 8 * stage_;
     if (lane_ == 0) ExpectBytes(barrier, n * bytes);
     __syncwarp();
-    if (row != nullptr) {
-      CopyRow(SharedAddress(shared_.ring) + stage_ * kTileBytes + lane_ * kRowPitch, row + col, bytes, barrier,
-              policy_);
-    }
-    if (n_ < params_.n_stages) ++n_;
-    if (++stage_ == params_.n_stages) stage_ = 0, parity_ ^= 1;
+    if (row != nullptr) CopyRow(ring_ + stage_ * kTileBytes, row + col, bytes, barrier, policy_);
+    if (n_ < n_stages_) ++n_;
+    if (++stage_ == n_stages_) stage_ = 0, parity_ ^= 1;
   }
 
-  const Params& params_;
-  const Shared& shared_;
-  const int lane_;
+  const int n_stages_, in_flight_, lane_;
+  const uint32_t ring_, full_, empty_;
   const uint64_t policy_;
   int n_ = 0;  // tiles so far, up to n_stages
   int stage_ = 0, landed_ = 0;
   uint32_t parity_ = 0, landed_parity_ = 0;
 };
 
-// --- The workers ---
+// --- The input of a product: [chunk][row][32] bf16 in shared memory ---
+//
+// What follows is in functions of their own, not inlined: each has the registers to itself.
 
-struct WorkerState {
-  int turn;  // which half of the buffers
-  uint32_t stamp;
-  int n_rows[2];
-  Turn blocks;
-  packed_attention::FirstRows first_rows;
-  int stage = 0;  // of the ring
-  uint32_t parity = 0;
-  uint32_t n_groups = 0;  // finished
-};
+__device__ __forceinline__ uint4* InputAt(char* to, int n_rows, int col, int row) {
+  return reinterpret_cast<uint4*>(to + ((col / 32) * n_rows + row) * 64 + (col % 32) * 2);
+}
 
-class ProductWorker {
- public:
-  __device__ __forceinline__ ProductWorker(const Params& params, const Shared& shared, const Product& product,
-                                           WorkerState& state)
-      : params_(params),
-        shared_(shared),
-        product_(product),
-        state_(state),
-        n_rows_(state.n_rows[product.tiles.count]),
-        in_dim_(product.tiles.in_dim),
-        thread_(threadIdx.x),
-        warp_(threadIdx.x / 32),
-        lane_(threadIdx.x % 32),
-        g_(lane_ / 4),
-        t_(lane_ % 4) {}
-
-  __device__ __forceinline__ void Run() {
-    if (n_rows_ == 0) return;
-    const int n_groups = product_.tiles.n_groups, n_blocks = state_.blocks.n_blocks;
-    const int first = state_.blocks.Next(n_groups);
-    if (first >= n_groups) return;
-    const int n_tiles = (in_dim_ + kTileCols - 1) / kTileCols;
-    if (product_.tiles.slab_tiles < n_tiles) return RunSlabs(first, n_tiles);
-    if (product_.input == Input::kF32) {
-      if (n_rows_ == 1) {
-        LoadRows<1>();
-      } else if (n_rows_ == 2) {
-        LoadRows<2>();
-      } else if (n_rows_ <= 5) {
-        LoadRows<5>();
-      } else {
-        LoadRows<8>();
+// Rows of an fp32 input from first_row on, R at most: what registers hold.
+constexpr int kRowsAtOnce = 5;
+template <int R>
+__device__ __noinline__ void LoadRows(const Product& product, int first_row, int all_rows) {
+  constexpr int kParts = kMaxInDim / kPieceCols;
+  const int thread = threadIdx.x, lane = thread % 32, in_dim = product.tiles.in_dim;
+  const int n_rows = min(R, all_rows - first_row), col = thread * 8;
+  const float* in = product.in.at<float>(Common().turn) + col;
+  const int64_t in_stride = product.in_stride;
+  const int32_t* src = product.src;
+  const bool wait = product.in.half_bytes != 0;
+  const float* norm = product.norm;
+  float4 gain[kParts][2];
+#pragma unroll
+  for (int i = 0; i < kParts; ++i) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      gain[i][j] = {1, 1, 1, 1};
+      if (norm != nullptr && col + i * kPieceCols < in_dim) {
+        gain[i][j] = *reinterpret_cast<const float4*>(norm + col + i * kPieceCols + 4 * j);
       }
-    } else {
-      LoadAll();
+    }
+  }
+  // One piece first: many threads that look at much would keep memory from those they wait for.
+  Patience patience;
+  if (wait && col < in_dim) {
+    while (!AllThere32(LoadRelaxed16(in))) patience.Spend();
+  }
+  float4 v[R][kParts][2];
+  while (true) {
+    bool all = true;
+#pragma unroll
+    for (int m = 0; m < R; ++m) {
+      const int64_t row = src != nullptr && m < n_rows ? __ldcg(src + first_row + m) : first_row + m;
+#pragma unroll
+      for (int i = 0; i < kParts; ++i) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          uint4 bits = {0, 0, 0, 0};
+          if (m < n_rows && col + i * kPieceCols < in_dim) {
+            bits = LoadRelaxed16(in + row * in_stride + i * kPieceCols + 4 * j);
+          }
+          all &= AllThere32(bits);
+          v[m][i][j] = {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
+                        __uint_as_float(bits.w)};
+        }
+      }
+    }
+    if (all || !wait) break;
+    patience.Spend();
+  }
+  float scales = 1;
+  if (norm != nullptr) {
+#pragma unroll
+    for (int m = 0; m < R; ++m) {
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < kParts; ++i) sum = strands::AddSquares(strands::AddSquares(sum, v[m][i][0]), v[m][i][1]);
+      sum = strands::Butterfly(sum);
+      if (lane == 0 && m < n_rows) Common().squares[first_row + m][thread / 32] = sum;
     }
     Meet();
-    for (int group = first; group < n_groups; group += n_blocks) {
-      const Finisher finisher = Begin(group);
-      float sum[4] = {};
-      for (int tile = 0; tile < n_tiles; ++tile) AddTile(tile * kTileCols, shared_.work, sum);
-      Finish(finisher, sum);
+    // A lane a row.
+    scales = strands::RowScale(Common().squares[first_row + min(lane, n_rows - 1)], in_dim, product.norm_eps);
+  }
+#pragma unroll
+  for (int m = 0; m < R; ++m) {
+    const float scale = __shfl_sync(~0u, scales, m);
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+      if (m >= n_rows || col + i * kPieceCols >= in_dim) continue;
+      float4 a = v[m][i][0], b = v[m][i][1];
+      if (norm != nullptr) {
+        a = strands::Scaled(a, scale, gain[i][0]);
+        b = strands::Scaled(b, scale, gain[i][1]);
+      }
+      *InputAt(Work(), all_rows, col + i * kPieceCols, first_row + m) = strands::Round8(a, b);
+    }
+  }
+}
+
+// An input in bf16: columns first .. of all rows, piece after piece. Up to kAhead pieces are asked for and stored apart, so
+// that something else can be done between.
+class Pieces {
+ public:
+  __device__ __forceinline__ Pieces(const Product& product, int n_rows)
+      : in_(product.in.at<uint16_t>(Common().turn) + threadIdx.x * 8), stride_(product.in_stride), n_rows_(n_rows) {}
+
+  __device__ __forceinline__ bool Left() const { return row_ < n_rows_; }
+  __device__ __forceinline__ void Begin(int first, int n_cols) {
+    first_ = first;
+    n_cols_ = n_cols;
+    row_ = part_ = 0;
+  }
+  __device__ __forceinline__ void Ask() {
+    int row = row_, part = part_;
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (row < n_rows_ && Mine(part)) piece_[j] = LoadRelaxed16(At(row, part));
+      Step(row, part);
+    }
+  }
+  __device__ __forceinline__ void Store(char* to) {
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (row_ < n_rows_ && Mine(part_)) {
+        Patience patience;
+        while (!AllThere16(piece_[j])) {
+          patience.Spend();
+          piece_[j] = LoadRelaxed16(At(row_, part_));
+        }
+        *InputAt(to, n_rows_, part_ + threadIdx.x * 8, row_) = piece_[j];
+      }
+      Step(row_, part_);
     }
   }
 
  private:
-  // --- The input, [chunk][row][32] bf16 in shared memory ---
-
-  __device__ __forceinline__ uint4* InputAt(char* to, int k, int m) const {
-    return reinterpret_cast<uint4*>(to + ((k / 32) * n_rows_ + m) * 64 + (k % 32) * 2);
-  }
-
-  // R: at least n_rows_.
-  template <int R>
-  __device__ __forceinline__ void LoadRows() {
-    constexpr int kParts = kMaxInDim / (kWorkerThreads * 8);
-    const auto* in = product_.in.at<float>(state_.turn);
-    const bool wait = product_.in.half_bytes != 0;
-    float4 v[R][kParts][2], gain[kParts][2];
-#pragma unroll
-    for (int i = 0; i < kParts; ++i) {
-      const int k = (i * kWorkerThreads + thread_) * 8;
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        gain[i][j] = {1, 1, 1, 1};
-        if (product_.norm && k < in_dim_) gain[i][j] = strands::LoadVector(product_.norm, k + 4 * j);
-      }
-    }
-    Patience patience;
-    while (true) {
-      bool all = true;
-#pragma unroll
-      for (int m = 0; m < R; ++m) {
-        const int64_t row = m < n_rows_ && product_.src ? __ldcg(product_.src + m) : m;
-#pragma unroll
-        for (int i = 0; i < kParts; ++i) {
-          const int k = (i * kWorkerThreads + thread_) * 8;
-#pragma unroll
-          for (int j = 0; j < 2; ++j) {
-            v[m][i][j] = {0, 0, 0, 0};
-            if (m >= n_rows_ || k >= in_dim_) continue;
-            const uint4 bits = LoadRelaxed16(in + row * product_.in_stride + k + 4 * j);
-            all &= AllThere32(bits);
-            v[m][i][j] = {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
-                          __uint_as_float(bits.w)};
-          }
-        }
-      }
-      if (all || !wait) break;
-      patience.Spend();
-    }
-    if (product_.norm) {
-#pragma unroll
-      for (int m = 0; m < R; ++m) {
-        if (m >= n_rows_) break;
-        float sum = 0;
-#pragma unroll
-        for (int i = 0; i < kParts; ++i) sum = strands::AddSquares(strands::AddSquares(sum, v[m][i][0]), v[m][i][1]);
-        sum = strands::Butterfly(sum);
-        if (lane_ == 0) shared_.squares[m * kWorkers + warp_] = sum;
-      }
-      Meet();
-    }
-#pragma unroll
-    for (int m = 0; m < R; ++m) {
-      if (m >= n_rows_) break;
-      const float scale =
-          product_.norm ? strands::RowScale(shared_.squares + m * kWorkers, in_dim_, product_.norm_eps) : 1.f;
-#pragma unroll
-      for (int i = 0; i < kParts; ++i) {
-        const int k = (i * kWorkerThreads + thread_) * 8;
-        if (k >= in_dim_) continue;
-        float4 a = v[m][i][0], b = v[m][i][1];
-        if (product_.norm) {
-          a = strands::Scaled(a, scale, gain[i][0]);
-          b = strands::Scaled(b, scale, gain[i][1]);
-        }
-        *InputAt(shared_.work, k, m) = strands::Round8(a, b);
-      }
-    }
-  }
-
-  // An input in bf16: columns first .. of all rows; a thread's share of up to kAhead pieces of 8, asked for and stored
-  // apart, so that something else can be done between.
   static constexpr int kAhead = 8;
-  struct Ahead {
-    uint4 piece[kAhead];
-  };
-  __device__ __forceinline__ const uint16_t* PieceAt(int first, int per_row, int i) const {
-    const int m = i / per_row, k = first + i % per_row * 8;
-    return product_.in.at<uint16_t>(state_.turn) + m * product_.in_stride + k;
-  }
-  __device__ __forceinline__ void Ask(int first, int n_cols, int begin, Ahead& ahead) const {
-    const int per_row = n_cols / 8;
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      const int i = begin + j * kWorkerThreads + thread_;
-      if (i < per_row * n_rows_) ahead.piece[j] = LoadRelaxed16(PieceAt(first, per_row, i));
-    }
-  }
-  __device__ __forceinline__ void Store(char* to, int first, int n_cols, int begin, Ahead& ahead) const {
-    const int per_row = n_cols / 8;
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      const int i = begin + j * kWorkerThreads + thread_;
-      if (i >= per_row * n_rows_) break;
-      Patience patience;
-      while (!AllThere16(ahead.piece[j])) {
-        patience.Spend();
-        ahead.piece[j] = LoadRelaxed16(PieceAt(first, per_row, i));
-      }
-      *InputAt(to, i % per_row * 8, i / per_row) = ahead.piece[j];
-    }
-  }
-  __device__ __forceinline__ void LoadAll() const {
-    for (int begin = 0; begin < in_dim_ / 8 * n_rows_; begin += kAhead * kWorkerThreads) {
-      Ahead ahead;
-      Ask(0, in_dim_, begin, ahead);
-      Store(shared_.work, 0, in_dim_, begin, ahead);
-    }
+  __device__ __forceinline__ bool Mine(int part) const { return part + static_cast<int>(threadIdx.x) * 8 < n_cols_; }
+  __device__ __forceinline__ const uint16_t* At(int row, int part) const { return in_ + row * stride_ + first_ + part; }
+  __device__ __forceinline__ void Step(int& row, int& part) const {
+    part += kPieceCols;
+    if (part >= n_cols_) part = 0, ++row;
   }
 
-  // The input by slabs, two of which fit: the next one is asked for while one is multiplied. At most kMaxHeld groups.
-  __device__ __forceinline__ void RunSlabs(int first, int n_tiles) {
-    const int slab_cols = product_.tiles.slab_tiles * kTileCols, n_blocks = state_.blocks.n_blocks;
-    Finisher finisher[kMaxHeld];
-    float sum[kMaxHeld][4] = {};
-#pragma unroll
-    for (int h = 0; h < kMaxHeld; ++h) finisher[h] = Begin(first + h * n_blocks);
-    Ahead ahead;
-    Ask(0, min(slab_cols, in_dim_), 0, ahead);
-    Store(shared_.work, 0, min(slab_cols, in_dim_), 0, ahead);
-    Meet();
-    for (int col = 0, half = 0; col < in_dim_; col += slab_cols, half ^= 1) {
-      char* const work = shared_.work + half * (params_.work_bytes / 2);
-      const int next = col + slab_cols, n_next = min(slab_cols, in_dim_ - next);
-      if (n_next > 0) Ask(next, n_next, 0, ahead);
-#pragma unroll
-      for (int h = 0; h < kMaxHeld; ++h) {
-        if (first + h * n_blocks >= product_.tiles.n_groups) break;
-        for (int at = col; at < min(next, in_dim_); at += kTileCols) {
-          // The tile's columns stand at the beginning of the slab's.
-          AddTile(at, work - static_cast<int64_t>(col / 32) * n_rows_ * 64, sum[h]);
-        }
-      }
-      if (n_next > 0) Store(shared_.work + (half ^ 1) * (params_.work_bytes / 2), next, n_next, 0, ahead);
-      Meet();
-    }
-#pragma unroll
-    for (int h = 0; h < kMaxHeld; ++h) {
-      if (first + h * n_blocks < product_.tiles.n_groups) Finish(finisher[h], sum[h]);
-    }
-  }
-
-  // --- The sums ---
-
-  // `input`: where column 0 of row 0 would be.
-  __device__ __forceinline__ void AddTile(int col, const char* input, float (&sum)[4]) {
-    WaitFor(shared_.full + 8 * state_.stage, state_.parity);
-    const char* tile = shared_.ring + state_.stage * kTileBytes + g_ * kRowPitch + warp_ * 128 + t_ * 16;
-    const int k = col + warp_ * 64;
-    const char* in = input + ((k / 32) * n_rows_ + g_) * 64 + t_ * 16;
-#pragma unroll
-    for (int u = 0; u < 2; ++u) {
-      if (k + u * 32 >= in_dim_) break;
-      const uint4 low = *reinterpret_cast<const uint4*>(tile + u * 64);
-      const uint4 high = *reinterpret_cast<const uint4*>(tile + u * 64 + 8 * kRowPitch);
-      uint4 x = {0, 0, 0, 0};
-      if (g_ < n_rows_) x = *reinterpret_cast<const uint4*>(in + u * n_rows_ * 64);
-      strands::AddChunk(sum, low, high, x);
-    }
-    __syncwarp();
-    if (lane_ == 0) Arrive(shared_.empty + 8 * state_.stage);
-    if (++state_.stage == params_.n_stages) state_.stage = 0, state_.parity ^= 1;
-  }
-
-  // Who ends which output: of a group, thread i (turned from group to group) output i % 16 of row i / 16; gated, i % 8 of
-  // row i / 8.
-  struct Finisher {
-    const Segment* segment = nullptr;  // null: this thread has no output
-    int output = 0, row = 0, place = 0;
-    float old = 0;
-    const float* old_at = nullptr;
-  };
-  __device__ __forceinline__ Finisher Begin(int group) {
-    Finisher finisher;
-    const bool gated = product_.output == Output::kGated;
-    const int per_row = gated ? 8 : kTileRows;
-    const int i = (thread_ + (group & 7) * 32) % kWorkerThreads;
-    if (group >= product_.tiles.n_groups || i >= per_row * n_rows_) return finisher;
-    int segment = 0;
-    if (!gated) {
-      while (segment + 1 < kMaxSegments && group >= product_.tiles.first_group[segment + 1]) ++segment;
-    }
-    finisher.place = i % per_row;
-    finisher.row = i / per_row;
-    finisher.output = (group - product_.tiles.first_group[segment]) * per_row + finisher.place;
-    if (finisher.output >= product_.tiles.n_outputs[segment]) return finisher;
-    finisher.segment = &product_.segment[segment];
-    if (product_.output == Output::kResidual) {
-      finisher.old_at =
-          finisher.segment->old.at<float>(state_.turn) + finisher.row * finisher.segment->out_stride + finisher.output;
-      finisher.old = LoadRelaxed(finisher.old_at);
-    }
-    return finisher;
-  }
-
-  __device__ __forceinline__ void Finish(const Finisher& finisher, const float (&sum)[4]) {
-    float* sums = shared_.sums + (state_.n_groups++ & 1) * (kWorkers * kMaxRows * kSumPitch);
-    float* mine = sums + warp_ * kMaxRows * kSumPitch + 2 * t_ * kSumPitch + g_;
-    if (2 * t_ < n_rows_) mine[0] = sum[0], mine[8] = sum[2];
-    if (2 * t_ + 1 < n_rows_) mine[kSumPitch] = sum[1], mine[kSumPitch + 8] = sum[3];
-    Meet();
-    if (finisher.segment == nullptr) return;
-    const float value = Total(sums, finisher, 0);
-    const Segment& segment = *finisher.segment;
-    switch (product_.output) {
-      case Output::kF32:
-        StoreRelaxed(Element<float>(finisher), value);
-        break;
-      case Output::kResidual: {
-        float old = finisher.old;
-        if (!IsThere(old) && segment.old.half_bytes != 0) old = AwaitFloat(finisher.old_at);
-        StoreRelaxed(Element<float>(finisher), old + value);
-        break;
-      }
-      case Output::kGated: {
-        float up = Total(sums, finisher, 8);
-        const uint16_t bits = PresentBf16(value / (1.f + expf(-value)) * up);
-        asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(Element<uint16_t>(finisher)), "h"(bits) : "memory");
-        break;
-      }
-      case Output::kLogits: {
-        const int64_t row = product_.dst ? __ldcg(product_.dst + finisher.row) : finisher.row;
-        segment.out.at<float>(0)[row * segment.out_stride + finisher.output] = value;
-        break;
-      }
-    }
-  }
-  // Of the output itself (from 0), or of the one that it gates (8).
-  __device__ __forceinline__ float Total(const float* sums, const Finisher& finisher, int from) const {
-    const float* at = sums + finisher.row * kSumPitch + finisher.place + from;
-    float total = 0;
-#pragma unroll
-    for (int s = 0; s < kWorkers; ++s) total += at[s * kMaxRows * kSumPitch];
-    const View& bias = from == 0 ? finisher.segment->bias : finisher.segment[1].bias;
-    if (bias) total += LoadFloat(bias.data, bias.dtype, finisher.output);
-    return total;
-  }
-  template <typename T>
-  __device__ __forceinline__ T* Element(const Finisher& finisher) const {
-    return finisher.segment->out.template at<T>(state_.turn) + finisher.row * finisher.segment->out_stride +
-           finisher.output;
-  }
-
-  const Params& params_;
-  const Shared& shared_;
-  const Product& product_;
-  WorkerState& state_;
-  const int n_rows_, in_dim_, thread_, warp_, lane_, g_, t_;
+  const uint16_t* const in_;
+  const int64_t stride_;
+  const int n_rows_;
+  int first_ = 0, n_cols_ = 0, row_ = 0, part_ = 0;
+  uint4 piece_[kAhead];
 };
+
+__device__ __noinline__ void LoadAll(const Product& product, int n_rows) {
+  Pieces pieces(product, n_rows);
+  pieces.Begin(0, product.tiles.in_dim);
+#pragma unroll 1
+  while (pieces.Left()) {
+    pieces.Ask();
+    pieces.Store(Work());
+  }
+}
+
+// --- The sums of a product ---
+
+// Where the workers are in the ring, and how many groups they have finished.
+struct Progress {
+  int stage = 0;
+  uint32_t parity = 0;
+  uint32_t n_groups = 0;
+};
+
+// What a thread multiplies with: its lane's place in tiles and in the input.
+class Multiplier {
+ public:
+  __device__ __forceinline__ Multiplier(const Product& product, int n_rows)
+      : n_stages_(Common().params.n_stages),
+        in_dim_(product.tiles.in_dim),
+        chunk_bytes_(n_rows * 64),
+        warp_(threadIdx.x / 32),
+        lane_(threadIdx.x % 32),
+        has_row_(lane_ / 4 < n_rows),
+        tile_(Ring() + (lane_ / 4) * kRowPitch + warp_ * 128 + lane_ % 4 * 16),
+        in_offset_((warp_ * 2 * n_rows + lane_ / 4) * 64 + lane_ % 4 * 16),
+        full_(SharedAddress(Common().full)),
+        empty_(SharedAddress(Common().empty)) {}
+
+  // Tiles of columns begin .. end; `input` holds them from column `begin` on.
+  __device__ __forceinline__ void AddTiles(int begin, int end, const char* input, Progress& progress,
+                                           float (&sum)[4]) const {
+    const char* in = input + in_offset_;
+#pragma unroll 1
+    for (int k = begin + warp_ * 64; k - warp_ * 64 < end; k += kTileCols, in += 16 * chunk_bytes_) {
+      const char* tile = tile_ + progress.stage * kTileBytes;
+      WaitFor(full_ + 8 * progress.stage, progress.parity);
+      const bool first = k < in_dim_, second = k + 32 < in_dim_;
+      if (first) {
+        const uint4 low = *reinterpret_cast<const uint4*>(tile);
+        const uint4 high = *reinterpret_cast<const uint4*>(tile + 8 * kRowPitch);
+        uint4 x = {0, 0, 0, 0}, y = {0, 0, 0, 0};
+        uint4 next_low = {0, 0, 0, 0}, next_high = {0, 0, 0, 0};
+        if (has_row_) x = *reinterpret_cast<const uint4*>(in);
+        if (second) {
+          next_low = *reinterpret_cast<const uint4*>(tile + 64);
+          next_high = *reinterpret_cast<const uint4*>(tile + 8 * kRowPitch + 64);
+          if (has_row_) y = *reinterpret_cast<const uint4*>(in + chunk_bytes_);
+        }
+        strands::AddChunk(sum, low, high, x);
+        if (second) strands::AddChunk(sum, next_low, next_high, y);
+      }
+      __syncwarp();
+      if (lane_ == 0) Arrive(empty_ + 8 * progress.stage);
+      if (++progress.stage == n_stages_) progress.stage = 0, progress.parity ^= 1;
+    }
+  }
+
+ private:
+  const int n_stages_, in_dim_, chunk_bytes_, warp_, lane_;
+  const bool has_row_;
+  const char* const tile_;
+  const int in_offset_;
+  const uint32_t full_, empty_;
+};
+
+// Who ends which output: of a group, thread i (turned from group to group) output i % 16 of row i / 16; gated, i % 8 of row
+// i / 8.
+struct Finisher {
+  const Segment* segment;  // null: this thread has no output
+  int output, row, place;
+  float old;
+};
+__device__ __forceinline__ const float* OldAt(const Finisher& finisher) {
+  const Segment& segment = *finisher.segment;
+  return segment.old.at<float>(Common().turn) + finisher.row * segment.out_stride + finisher.output;
+}
+__device__ __forceinline__ Finisher BeginGroup(const Product& product, int group, int n_rows) {
+  Finisher finisher = {nullptr, 0, 0, 0, 0};
+  const bool gated = product.output == Output::kGated;
+  const int shift = gated ? 3 : 4;
+  const int i = (static_cast<int>(threadIdx.x) + (group & 7) * 32) % kWorkerThreads;
+  finisher.row = i >> shift;
+  if (group >= product.tiles.n_groups || finisher.row >= n_rows) return finisher;
+  int segment = 0;
+  if (!gated) {
+    while (segment + 1 < kMaxSegments && group >= product.tiles.first_group[segment + 1]) ++segment;
+  }
+  finisher.place = i & ((1 << shift) - 1);
+  finisher.output = ((group - product.tiles.first_group[segment]) << shift) + finisher.place;
+  if (finisher.output >= product.tiles.n_outputs[segment]) return finisher;
+  finisher.segment = &product.segment[segment];
+  if (product.output == Output::kResidual) finisher.old = LoadRelaxed(OldAt(finisher));
+  return finisher;
+}
+// Of the output itself (from 0), or of the one that it gates (8).
+__device__ __forceinline__ float Total(const float* sums, const Finisher& finisher, int from) {
+  const float* at = sums + finisher.row * kSumPitch + finisher.place + from;
+  float total = 0;
+#pragma unroll
+  for (int s = 0; s < kWorkers; ++s) total += at[s * kMaxRows * kSumPitch];
+  const float* bias = finisher.segment[from == 0 ? 0 : 1].bias;
+  if (bias != nullptr) total += bias[finisher.output];
+  return total;
+}
+__device__ __forceinline__ void FinishGroup(const Product& product, const Finisher& finisher, int n_rows,
+                                            const float (&sum)[4], Progress& progress) {
+  float* sums = Common().sums[progress.n_groups++ & 1][0][0];
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  float* mine = sums + (threadIdx.x / 32 * kMaxRows + 2 * t) * kSumPitch + g;
+  if (2 * t < n_rows) mine[0] = sum[0], mine[8] = sum[2];
+  if (2 * t + 1 < n_rows) mine[kSumPitch] = sum[1], mine[kSumPitch + 8] = sum[3];
+  Meet();
+  if (finisher.segment == nullptr) return;
+  const float value = Total(sums, finisher, 0);
+  const Segment& segment = *finisher.segment;
+  const int64_t at = finisher.row * segment.out_stride + finisher.output;
+  switch (product.output) {
+    case Output::kF32:
+      StoreRelaxed(segment.out.at<float>(Common().turn) + at, value);
+      break;
+    case Output::kResidual: {
+      float old = finisher.old;
+      if (!IsThere(old) && segment.old.half_bytes != 0) old = AwaitFloat(OldAt(finisher));
+      StoreRelaxed(segment.out.at<float>(Common().turn) + at, old + value);
+      break;
+    }
+    case Output::kGated: {
+      const float up = Total(sums, finisher, 8);
+      const auto bits = static_cast<uint16_t>(strands::RoundPair(value / (1.f + expf(-value)) * up, 0));
+      asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(segment.out.at<uint16_t>(Common().turn) + at), "h"(bits)
+                   : "memory");
+      break;
+    }
+    case Output::kLogits: {
+      const int64_t row = product.dst != nullptr ? __ldcg(product.dst + finisher.row) : finisher.row;
+      segment.out.at<float>(0)[row * segment.out_stride + finisher.output] = value;
+      break;
+    }
+  }
+}
+
+__device__ __noinline__ Progress MultiplyGroups(const Product& product, int first, int n_rows, Progress progress) {
+  const Multiplier multiplier(product, n_rows);
+  const int n_groups = product.tiles.n_groups, in_dim = product.tiles.in_dim;
+#pragma unroll 1
+  for (int group = first; group < n_groups; group += static_cast<int>(gridDim.x)) {
+    const Finisher finisher = BeginGroup(product, group, n_rows);
+    float sum[4] = {0, 0, 0, 0};
+    multiplier.AddTiles(0, in_dim, Work(), progress, sum);
+    FinishGroup(product, finisher, n_rows, sum, progress);
+  }
+  return progress;
+}
+
+// The input by slabs, two of which fit: the next one is asked for while one is multiplied. At most two groups a block.
+__device__ __noinline__ Progress MultiplySlabs(const Product& product, int first, int n_rows, Progress progress) {
+  static_assert(kMaxHeld == 2);
+  const Multiplier multiplier(product, n_rows);
+  const int in_dim = product.tiles.in_dim, slab_cols = product.tiles.slab_tiles * kTileCols;
+  const int half_bytes = Common().params.work_bytes / 2, second = first + static_cast<int>(gridDim.x);
+  const bool two = second < product.tiles.n_groups;
+  float sum[4] = {0, 0, 0, 0}, second_sum[4] = {0, 0, 0, 0};
+  Pieces pieces(product, n_rows);
+  pieces.Begin(0, min(slab_cols, in_dim));
+  pieces.Ask();
+  pieces.Store(Work());
+  Meet();
+#pragma unroll 1
+  for (int col = 0, half = 0; col < in_dim; col += slab_cols, half ^= 1) {
+    const char* work = Work() + half * half_bytes;
+    const int next = col + slab_cols;
+    if (next < in_dim) {
+      pieces.Begin(next, min(slab_cols, in_dim - next));
+      pieces.Ask();
+    }
+    multiplier.AddTiles(col, min(next, in_dim), work, progress, sum);
+    if (two) multiplier.AddTiles(col, min(next, in_dim), work, progress, second_sum);
+    if (next < in_dim) pieces.Store(Work() + (half ^ 1) * half_bytes);
+    Meet();
+  }
+  FinishGroup(product, BeginGroup(product, first, n_rows), n_rows, sum, progress);
+  if (two) FinishGroup(product, BeginGroup(product, second, n_rows), n_rows, second_sum, progress);
+  return progress;
+}
+
+__device__ __forceinline__ void RunProduct(const Product& product, Round& round, Progress& progress) {
+  const int n_rows = product.tiles.count == 0 ? Common().n_rows : Common().n_logits;
+  if (n_rows == 0) return;
+  const int first = round.Next(product.tiles.n_groups);
+  if (first >= product.tiles.n_groups) return;
+  if (product.tiles.slab_tiles * kTileCols < product.tiles.in_dim) {
+    progress = MultiplySlabs(product, first, n_rows, progress);
+    return;
+  }
+  if (product.input == Input::kBf16) {
+    LoadAll(product, n_rows);
+  } else if (n_rows == 1) {
+    LoadRows<1>(product, 0, 1);
+  } else {
+    for (int row = 0; row < n_rows; row += kRowsAtOnce) LoadRows<kRowsAtOnce>(product, row, n_rows);
+  }
+  Meet();
+  progress = MultiplyGroups(product, first, n_rows, progress);
+}
 
 // The head of a row that a warp holds: values lane + 32 j and, half a head later, their partners. As rope_cuda.cu rotates.
 template <int D>
@@ -567,7 +600,7 @@ struct Head {
       patience.Spend();
     }
   }
-  __device__ __forceinline__ void Rotate(const View& norm, float eps, const float* cos_sin) {
+  __device__ __forceinline__ void Rotate(const float* norm, float eps, const float* cos_sin) {
     const int lane = threadIdx.x % 32;
     if (norm) {
       float sum = 0;
@@ -579,8 +612,8 @@ struct Head {
 #pragma unroll
       for (int j = 0; j < D / 64; ++j) {
         const int i = lane + 32 * j;
-        low[j] = low[j] * scale * LoadFloat(norm.data, norm.dtype, i);
-        high[j] = high[j] * scale * LoadFloat(norm.data, norm.dtype, D / 2 + i);
+        low[j] = low[j] * scale * norm[i];
+        high[j] = high[j] * scale * norm[D / 2 + i];
       }
     }
 #pragma unroll
@@ -593,6 +626,13 @@ struct Head {
   }
 };
 
+// The forward's rows, one a lane.
+__device__ __forceinline__ packed_attention::FirstRows RowsOfForward() {
+  const int lane = threadIdx.x % 32;
+  if (lane >= kMaxRows) return {Common().n_rows, -1, 0};
+  return {Common().n_rows, Common().slot[lane], Common().position[lane]};
+}
+
 template <int D>
 class StreamAttention : packed_attention::Packed<D> {
   using Base = packed_attention::Packed<D>;
@@ -601,32 +641,35 @@ class StreamAttention : packed_attention::Packed<D> {
   static constexpr int kBlockKeys = packed_attention::kBlockKeys;
 
  public:
-  __device__ __forceinline__ StreamAttention(const Params& params, const Shared& shared, const Attend& attend,
-                                             WorkerState& state, int kv_head, int rank, int group)
-      : Base(attend.attention, kv_head, rank, reinterpret_cast<float*>(shared.work)),
-        params_(params),
+  __device__ __forceinline__ StreamAttention(const Attend& attend, int kv_head, int rank, int share,
+                                             int32_t first_page)
+      : Base(attend.attention, kv_head, rank, reinterpret_cast<float*>(Work())),
+        params_(Common().params),
         attend_(attend),
-        state_(state),
-        share_(group) {}
+        turn_(Common().turn),
+        n_rows_(Common().n_rows),
+        first_rows_(RowsOfForward()),
+        share_(share),
+        first_page_(first_page) {}
 
   __device__ __forceinline__ void Run(const packed_attention::Task& task) {
-    this->Begin(task, state_.first_rows);
+    this->Begin(task, first_rows_);
     // Keys from here on are this forward's.
     const int lane = threadIdx.x % 32;
-    const bool mine = lane < state_.n_rows[0] && state_.first_rows.slot == this->slot_;
-    const int first_new = __reduce_min_sync(~0u, mine ? state_.first_rows.position : 0x7fffffff);
+    const bool mine = lane < n_rows_ && first_rows_.slot == this->slot_;
+    const int first_new = __reduce_min_sync(~0u, mine ? first_rows_.position : 0x7fffffff);
     int first = this->first_key();
     typename Base::Keys keys;
     const bool early = first + packed_attention::kWarpKeys <= min(first_new, this->n_keys_);
-    if (early) this->Load(first, keys);
+    if (early) LoadKeys(first, keys);
     StoreQueries();
     AppendRows();
     Meet();
-    if (!early && first < this->n_keys_) this->Load(first, keys);
+    if (!early && first < this->n_keys_) LoadKeys(first, keys);
     while (first < this->n_keys_) {
       this->Add(first, keys);
       first += kCluster * kBlockKeys;
-      if (first < this->n_keys_) this->Load(first, keys);
+      if (first < this->n_keys_) LoadKeys(first, keys);
     }
     this->ShareMax();
     Send();
@@ -635,6 +678,18 @@ class StreamAttention : packed_attention::Packed<D> {
   }
 
  private:
+  // A page holds a multiple of 16 keys. Where the first ones of a block lie is the same in every layer.
+  __device__ __forceinline__ void LoadKeys(int first, typename Base::Keys& keys) const {
+    const KvLayer& kv = this->args_.kv;
+    const int32_t page = first == this->first_key() && first_page_ >= 0
+                             ? first_page_
+                             : __ldg(kv.page_table + static_cast<int64_t>(this->slot_) * kv.max_pages +
+                                     first / kv.page_size);
+    const int64_t begin =
+        ((static_cast<int64_t>(page) * kv.n_kv_heads + this->kv_head_) * kv.page_size + first % kv.page_size) * D;
+    this->LoadAt(first, keys, [&](int key) { return (begin + (key - first) * D) * 2; });
+  }
+
   // A warp a query at a time.
   __device__ __forceinline__ void StoreQueries() const {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -643,7 +698,7 @@ class StreamAttention : packed_attention::Packed<D> {
     for (int query = warp; query < kQueries; query += kWorkers) {
       Head<D> head = {};
       if (query < this->n_queries_) {
-        head.Await(attend_.q.template at<float>(state_.turn) + this->QueryOffset(query));
+        head.Await(attend_.q.template at<float>(turn_) + this->QueryOffset(query));
         head.Rotate(attend_.q_norm, attend_.norm_eps,
                     attend_.cos_sin + static_cast<int64_t>(this->task_.row + query / this->group_) * D);
       }
@@ -667,18 +722,18 @@ class StreamAttention : packed_attention::Packed<D> {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const KvLayer& kv = this->args_.kv;
 #pragma unroll 1
-    for (int r = 0; r < state_.n_rows[0]; ++r) {
-      const int slot = __shfl_sync(~0u, state_.first_rows.slot, r);
-      const int position = __shfl_sync(~0u, state_.first_rows.position, r);
+    for (int r = 0; r < n_rows_; ++r) {
+      const int slot = __shfl_sync(~0u, first_rows_.slot, r);
+      const int position = __shfl_sync(~0u, first_rows_.position, r);
       const bool takes = r % kWorkers == warp && slot == this->slot_ && position < this->n_keys_ &&
                          position / kBlockKeys % kCluster == this->rank_;
       if (!takes) continue;
       const int64_t from = (static_cast<int64_t>(r) * kv.n_kv_heads + this->kv_head_) * D;
       const int64_t to = kv.offset(slot, this->kv_head_, position);
       Head<D> head;
-      head.Await(attend_.v.template at<float>(state_.turn) + from);
+      head.Await(attend_.v.template at<float>(turn_) + from);
       Append(kv.v, to, lane, head);
-      head.Await(attend_.k.template at<float>(state_.turn) + from);
+      head.Await(attend_.k.template at<float>(turn_) + from);
       head.Rotate(attend_.k_norm, attend_.norm_eps, attend_.cos_sin + static_cast<int64_t>(r) * D);
       Append(kv.k, to, lane, head);
     }
@@ -687,8 +742,8 @@ class StreamAttention : packed_attention::Packed<D> {
     auto* at = static_cast<uint16_t*>(cache) + to;
 #pragma unroll
     for (int j = 0; j < D / 64; ++j) {
-      at[lane + 32 * j] = FloatToBf16(head.low[j]);
-      at[D / 2 + lane + 32 * j] = FloatToBf16(head.high[j]);
+      at[lane + 32 * j] = static_cast<uint16_t>(strands::RoundPair(head.low[j], 0));
+      at[D / 2 + lane + 32 * j] = static_cast<uint16_t>(strands::RoundPair(head.high[j], 0));
     }
   }
 
@@ -714,7 +769,7 @@ class StreamAttention : packed_attention::Packed<D> {
                    : "memory");
     }
   }
-  __device__ __forceinline__ uint32_t Stamp() const { return state_.stamp + attend_.layer; }
+  __device__ __forceinline__ uint32_t Stamp() const { return Common().stamp + attend_.layer; }
   __device__ __forceinline__ void Receive() const {
     if (threadIdx.x < kCluster) {
       Patience patience;
@@ -745,10 +800,9 @@ class StreamAttention : packed_attention::Packed<D> {
         sums[r] = __ldcg(reinterpret_cast<const float4*>(params_.sums + SumsOf(r, query) * D + at));
       }
       const float4 v = this->Merge(stats, sums);
-      const uint32_t low = PresentBf16(v.x) | static_cast<uint32_t>(PresentBf16(v.y)) << 16;
-      const uint32_t high = PresentBf16(v.z) | static_cast<uint32_t>(PresentBf16(v.w)) << 16;
+      const uint32_t low = strands::RoundPair(v.x, v.y), high = strands::RoundPair(v.z, v.w);
       asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(
-                       attend_.out.template at<uint16_t>(state_.turn) + this->QueryOffset(query) + at),
+                       attend_.out.template at<uint16_t>(turn_) + this->QueryOffset(query) + at),
                    "r"(low), "r"(high)
                    : "memory");
     }
@@ -756,27 +810,56 @@ class StreamAttention : packed_attention::Packed<D> {
 
   const Params& params_;
   const Attend& attend_;
-  WorkerState& state_;
+  const int turn_, n_rows_;
+  const packed_attention::FirstRows first_rows_;
   const int share_;  // which task and kv head
+  const int32_t first_page_;  // of this warp's first keys; -1: not known
 };
 
-template <int D>
-__device__ __forceinline__ void RunAttention(const Params& params, const Shared& shared, const Attend& attend,
-                                             WorkerState& state) {
-  constexpr int kCluster = packed_attention::kCluster;
-  const AttentionArgs& args = attend.attention;
+// What a block does first in every layer's attention, looked up once.
+struct FirstShare {
+  packed_attention::Task task = {0, 0};
+  int32_t page = -1;  // of this warp's first keys
+};
+__device__ __forceinline__ int ShareBlocks() {
+  return static_cast<int>(gridDim.x) / packed_attention::kCluster * packed_attention::kCluster;
+}
+__device__ __noinline__ packed_attention::Task TaskOf(const AttentionArgs& args, int item) {
   const int n_kv_heads = args.kv.n_kv_heads;
-  const int rows_per_task = packed_attention::kQueries / (args.n_heads / n_kv_heads);
+  return packed_attention::FindTask(Common().params.rows, RowsOfForward(),
+                                    packed_attention::kQueries / (args.n_heads / n_kv_heads),
+                                    item / packed_attention::kCluster / n_kv_heads);
+}
+__device__ __noinline__ FirstShare FindFirstShare() {
+  const AttentionArgs& args = Common().params.attention;
+  const int block = static_cast<int>(blockIdx.x);
+  FirstShare first;
+  if (block >= ShareBlocks() || Common().n_rows == 0) return first;
+  first.task = TaskOf(args, block);
+  if (first.task.n_rows == 0) return first;
+  const int key = block % packed_attention::kCluster * packed_attention::kBlockKeys +
+                  static_cast<int>(threadIdx.x) / 32 * packed_attention::kWarpKeys;
+  if (key <= Common().position[first.task.row + first.task.n_rows - 1]) {
+    first.page = __ldg(args.kv.page_table + static_cast<int64_t>(Common().slot[first.task.row]) * args.kv.max_pages +
+                       key / args.kv.page_size);
+  }
+  return first;
+}
+
+template <int D>
+__device__ __noinline__ void RunAttention(const Attend& attend, FirstShare first) {
+  constexpr int kCluster = packed_attention::kCluster;
+  const int n_kv_heads = attend.attention.kv.n_kv_heads, block = static_cast<int>(blockIdx.x);
   // Blocks that share a task take their turns at the same time.
-  const int n_blocks = state.blocks.n_blocks / kCluster * kCluster;
-  if (state.blocks.block >= n_blocks) return;
-  for (int item = state.blocks.block;; item += n_blocks) {
+  const int n_blocks = ShareBlocks();
+  packed_attention::Task task = first.task;
+  for (int item = block; task.n_rows != 0; item += n_blocks) {
     const int share = item / kCluster;
-    const packed_attention::Task task =
-        packed_attention::FindTask(params.rows, state.first_rows, rows_per_task, share / n_kv_heads);
-    if (task.n_rows == 0) break;
-    StreamAttention<D>(params, shared, attend, state, share % n_kv_heads, item % kCluster, share).Run(task);
+    StreamAttention<D>(attend, share % n_kv_heads, item % kCluster, share, item == block ? first.page : -1).Run(task);
     Meet();
+    // Of every row there is at most one task.
+    if ((item + n_blocks) / kCluster >= Common().n_rows * n_kv_heads) break;
+    task = TaskOf(attend.attention, item + n_blocks);
   }
 }
 
@@ -801,63 +884,75 @@ __device__ __forceinline__ void ClearOtherHalf(const Params& params, int turn) {
   }
 }
 
-__device__ __forceinline__ void Work(const Params& params, const Shared& shared, const int (&n_rows)[2]) {
-  FetchStep(params.steps, shared.step);
-  const uint32_t launch = __ldcg(params.turn);
-  WorkerState state;
-  state.turn = launch & 1;
-  state.stamp = launch * static_cast<uint32_t>(params.n_layers) + 1;
-  state.n_rows[0] = n_rows[0];
-  state.n_rows[1] = n_rows[1];
-  state.blocks = {static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x)};
-  state.first_rows = packed_attention::LoadFirstRows(params.rows);
-  state.first_rows.n_rows = n_rows[0];
-  ClearOtherHalf(params, state.turn);
+__device__ __forceinline__ void Mark(const Params& params, int step, int what) {
+  if (params.times == nullptr || threadIdx.x != 0) return;
+  params.times[(static_cast<int64_t>(blockIdx.x) * params.n_steps + step) * 2 + what] = clock64();
+}
+
+__device__ __forceinline__ void RunWorkers(const Params& params) {
+  FetchStep(params.steps, Common().step);
+  ClearOtherHalf(params, Common().turn);
+  const FirstShare first = FindFirstShare();
+  Round round;
+  Progress progress;
   AwaitFetched();
   Meet();
+#pragma unroll 1
   for (int s = 0; s < params.n_steps; ++s) {
-    const StreamStep& step = shared.step[s & 1];
-    if (s + 1 < params.n_steps) FetchStep(params.steps + s + 1, shared.step + ((s + 1) & 1));
+    const StreamStep& step = Common().step[s & 1];
+    Mark(params, s, 0);
+    if (s + 1 < params.n_steps) FetchStep(params.steps + s + 1, Common().step + ((s + 1) & 1));
     if (step.kind == Kind::kProduct) {
-      ProductWorker(params, shared, step.product, state).Run();
-    } else if (n_rows[0] > 0) {
-      if (step.attend.attention.kv.head_dim == 64) {
-        RunAttention<64>(params, shared, step.attend, state);
-      } else {
-        RunAttention<128>(params, shared, step.attend, state);
-      }
+      RunProduct(step.product, round, progress);
+    } else if (step.attend.attention.kv.head_dim == 64) {
+      RunAttention<64>(step.attend, first);
+    } else {
+      RunAttention<128>(step.attend, first);
     }
     AwaitFetched();
     Meet();
+    Mark(params, s, 1);
   }
   if (threadIdx.x == 0) {
     uint32_t before;
     asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(params.turn + 1) : "memory");
     if (before == gridDim.x - 1) {
       params.turn[1] = 0;
-      params.turn[0] = launch + 1;
+      ++params.turn[0];
     }
   }
 }
 #endif  // TANDEM_SM90
 
-__global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__ Params given) {
 #ifdef TANDEM_SM90
-  extern __shared__ __align__(128) char memory[];
-  const Shared shared(params, memory);
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < params.n_stages; ++i) {
-      InitBarrier(shared.full + 8 * i, 1);
-      InitBarrier(shared.empty + 8 * i, kWorkers);
+  Fixed& common = Common();
+  const int thread = threadIdx.x;
+  for (int i = thread; i < static_cast<int>(sizeof(Params) / 4); i += kThreads) {
+    reinterpret_cast<uint32_t*>(&common.params)[i] = reinterpret_cast<const uint32_t*>(&given)[i];
+  }
+  if (thread < kMaxRows) {
+    const bool is_row = thread < given.rows.capacity;
+    common.slot[thread] = is_row ? __ldcg(given.rows.slot + thread) : -1;
+    common.position[thread] = is_row ? __ldcg(given.rows.position + thread) : 0;
+  }
+  if (thread == 0) {
+    for (int i = 0; i < given.n_stages; ++i) {
+      InitBarrier(SharedAddress(common.full + i), 1);
+      InitBarrier(SharedAddress(common.empty + i), kWorkers);
     }
     PublishBarriers();
+    const uint32_t launch = __ldcg(given.turn);
+    common.turn = static_cast<int32_t>(launch & 1);
+    common.stamp = launch * static_cast<uint32_t>(given.n_layers) + 1;
+    common.n_rows = min(__ldcg(given.n_rows[0]), kMaxRows);
+    common.n_logits = min(__ldcg(given.n_rows[1]), kMaxRows);
   }
-  const int n_rows[2] = {min(__ldcg(params.n_rows[0]), kMaxRows), min(__ldcg(params.n_rows[1]), kMaxRows)};
   __syncthreads();
-  if (threadIdx.x >= kWorkerThreads) {
-    Copier(params, shared).Run(n_rows);
+  if (thread >= kWorkerThreads) {
+    Copier(common.params).Run(common.params, common.n_rows, common.n_logits);
   } else {
-    Work(params, shared, n_rows);
+    RunWorkers(common.params);
   }
 #endif
 }

@@ -1,4 +1,5 @@
 // What the stream kernel is told of its steps: made by stream.cu on the host, read by the kernel (stream_kernel.cuh).
+// Norms and biases are widened to fp32 beforehand: a kernel that runs its code once must be short.
 #ifndef TANDEM_KERNELS_STREAM_STREAM_STEP_H_
 #define TANDEM_KERNELS_STREAM_STREAM_STEP_H_
 
@@ -47,7 +48,7 @@ static_assert(sizeof(Tiles) == 96);
 struct Segment {
   Place out, old;  // old: what the sum is added to (kResidual)
   int64_t out_stride;
-  View bias;
+  const float* bias;  // optional
 };
 
 struct Product {
@@ -57,7 +58,7 @@ struct Product {
   Place in;
   int64_t in_stride;
   const int32_t *src, *dst;
-  View norm;
+  const float* norm;  // optional
   float norm_eps;
   Segment segment[kMaxSegments];
 };
@@ -66,7 +67,7 @@ struct Product {
 struct Attend {
   AttentionArgs attention;  // q and out are not used
   const float* cos_sin;
-  View q_norm, k_norm;
+  const float *q_norm, *k_norm;  // optional
   float norm_eps;
   int32_t layer;
   Place q, k, v, out;
@@ -83,6 +84,7 @@ struct Params {
   const Tiles* tiles;
   const int32_t* n_rows[2];  // as Tiles::count says
   RowPlan rows;
+  AttentionArgs attention;  // any layer's: what is the same in all
   uint32_t* turn;       // launches so far; blocks of this one that are done
   char* halves;         // [2][half_bytes] all buffers with two halves
   int64_t half_bytes;   // a multiple of 16
@@ -91,6 +93,7 @@ struct Params {
   uint32_t* stamps;     // [groups][8]
   int32_t n_steps, n_products, n_layers;
   int32_t n_stages, in_flight;
+  int64_t* times;      // [blocks][n_steps][2] cycles at a step's beginning and end; null: not wanted
   int32_t work_bytes;  // shared memory for an input, or for what attention needs
 };
 
