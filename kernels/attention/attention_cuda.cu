@@ -42,15 +42,15 @@ using packed_attention::Task;
 // t + 2 lies where that of turn t lay: a block sends it when it has received all of turn t + 1, which the others sent when
 // they were done with turn t.
 template <int D>
-class ClusterAttention : packed_attention::Packed<D> {
-  using Base = packed_attention::Packed<D>;
+class ClusterAttention : packed_attention::Packed<D, D / 64> {
+  using Base = packed_attention::Packed<D, D / 64>;
   static constexpr int kPart = Base::kPart;
 
  public:
   // `barrier`: initialised with 1, before any block of the cluster sends; for this class alone.
   __device__ __forceinline__ ClusterAttention(const AttentionArgs& args, int kv_head, uint32_t rank,
                                               float* shared, uint32_t barrier)
-      : Base(args, kv_head, static_cast<int>(rank), shared),
+      : Base(args, kv_head, static_cast<int>(rank), shared, packed_attention::kSumSlots * kQueries),
         received_(shared + packed_attention::FloatsOf<D>()),
         received_stats_(reinterpret_cast<float2*>(received_ + 2 * kCluster * kQueries * kPart)),
         barrier_(barrier) {}
@@ -59,15 +59,18 @@ class ClusterAttention : packed_attention::Packed<D> {
     this->Begin(task, first_rows);
     int first = this->first_key();
     typename Base::Keys keys;
-    if (first < this->n_keys_) this->Load(first, keys);
+    typename Base::Values values;
+    if (first < this->n_keys_) this->Load(first, keys, values);
     StoreQueries();
     Meet();
     for (bool loaded = true; first < this->n_keys_; first += kCluster * packed_attention::kBlockKeys) {
-      if (!loaded) this->Load(first, keys);
+      if (!loaded) this->Load(first, keys, values);
       loaded = false;
-      this->Add(first, keys);
+      typename Base::Scores score;
+      this->Score(first, keys, score);
+      this->Accumulate(first, 0, score, values);
     }
-    this->ShareMax();
+    this->ShareSums(0);
     if (threadIdx.x == 0) ExpectBytes(barrier_, kCluster * this->n_queries_ * (kPart * 4 + 8));
     SendSums(turn & 1);
     WaitBarrier(barrier_, turn & 1);

@@ -16,11 +16,15 @@ constexpr int kBlockKeys = kWarps * kWarpKeys;
 constexpr int kQueries = 16;  // of a task
 constexpr int kSumSlots = 2;
 
-// Shared memory of a block, in floats, for heads of D.
+// Shared memory of a block, in floats, for heads of D and room for the sums of `n_sums` query rows (of kSumSlots or kWarps
+// sums each).
 template <int D>
-TANDEM_HD constexpr int FloatsOf() {
-  constexpr int kQueryBytes = 2 * kQueries * (D * 2 + 64), kSumBytes = kSumSlots * kQueries * (D + 4) * 4;
-  return (kQueryBytes > kSumBytes ? kQueryBytes : kSumBytes) / 4 + 2 * kWarps * kQueries;
+TANDEM_HD constexpr int QueryFloats() {
+  return 2 * kQueries * (D * 2 + 64) / 4;
+}
+template <int D>
+TANDEM_HD constexpr int FloatsOf(int n_sums = kSumSlots * kQueries) {
+  return QueryFloats<D>() + 2 * kWarps * kQueries + n_sums * (D + 4);
 }
 
 #ifdef TANDEM_SM90
@@ -121,27 +125,22 @@ __device__ __forceinline__ uint32_t Word(const uint4& v, int i) {
 // Among the threads that attend.
 __device__ __forceinline__ void Meet() { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); }
 
-// A block's part of a task. D: head_dim.
-template <int D>
+// A block's part of a task. D: head_dim. A warp holds the sums of H times 64 of its values at a time.
+template <int D, int H>
 class Packed {
  public:
-  static constexpr int T = 1;                     // tiles of 16 queries
   static constexpr int kQueryPitch = D * 2 + 64;  // bytes
   static constexpr int kSumPitch = D + 4;         // floats
-  static constexpr int kHalves = D / 64;
-  static constexpr int kPart = D / kCluster;  // values of a query that a block finishes
-  // Queries as high and low parts; later, in the same place, sums of warps.
-  static constexpr int kQueryBytes = 2 * kQueries * kQueryPitch;
-  static constexpr int kSumBytes = kSumSlots * kQueries * kSumPitch * 4;
-  static constexpr int kFloats = (kQueryBytes > kSumBytes ? kQueryBytes : kSumBytes) / 4;
+  static constexpr int kPart = D / kCluster;      // values of a query that a block finishes
 
-  // `shared`: FloatsOf<D>() floats, aligned to 16 bytes.
-  __device__ __forceinline__ Packed(const AttentionArgs& args, int kv_head, int rank, float* shared)
+  // `shared`: FloatsOf<D>(n_sums) floats, aligned to 16 bytes.
+  __device__ __forceinline__ Packed(const AttentionArgs& args, int kv_head, int rank, float* shared, int n_sums)
       : args_(args),
         shared_(reinterpret_cast<char*>(shared)),
-        sums_(shared),
-        max_(shared + kFloats),
+        max_(shared + QueryFloats<D>()),
         total_(max_ + kWarps * kQueries),
+        sums_(total_ + kWarps * kQueries),
+        n_sums_(n_sums),
         rank_(rank),
         kv_head_(kv_head),
         group_(args.n_heads / args.kv.n_kv_heads),
@@ -162,18 +161,24 @@ class Packed {
     first_position_ = position_of(task.row);
     n_keys_ = position_of(task.row + task.n_rows - 1) + 1;
 #pragma unroll
-    for (int i = 0; i < 2 * T; ++i) {
+    for (int i = 0; i < 2; ++i) {
+      const int query = QueryOf(i), position = position_of(task.row + min(query, n_queries_ - 1) / group_);
+      position_[i] = query < n_queries_ ? position : -1;
       running_max_[i] = kMinusInfinity;
       running_total_[i] = 0;
-      const int query = (i / 2) * 16 + g_ + (i % 2) * 8;
-      const int position = position_of(task.row + min(query, n_queries_ - 1) / group_);
-      position_[i] = query < n_queries_ ? position : -1;
     }
+    ResetSums();
+  }
+  __device__ __forceinline__ void ResetSums() {
 #pragma unroll
-    for (int i = 0; i < T * (D / 8); ++i) {
+    for (int i = 0; i < H * 8; ++i) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) acc_[i][j] = 0;
     }
+  }
+  __device__ __forceinline__ void ResetScores() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) running_max_[i] = kMinusInfinity, running_total_[i] = 0;
   }
   __device__ __forceinline__ int first_key() const { return rank_ * kBlockKeys + warp_ * kWarpKeys; }
 
@@ -198,22 +203,28 @@ class Packed {
   // 8 g .. 8 g + 7 of each half of the head.
   struct Keys {
     uint4 key[2][D / 32];
-    uint4 value[4][kHalves];
   };
-  __device__ __forceinline__ void Load(int first, Keys& keys) const {
+  struct Values {
+    uint4 value[4][H];
+  };
+  __device__ __forceinline__ void Load(int first, Keys& keys, Values& values) const {
     const KvLayer& kv = args_.kv;
     // As a rule the 16 keys lie in one page, which is looked up once.
     const bool one_page = first % kv.page_size + kWarpKeys <= kv.page_size;
     const int64_t begin = kv.offset(slot_, kv_head_, first);
     if (one_page) {
-      LoadAt(first, keys, [&](int key) { return (begin + (key - first) * D) * 2; });
+      const auto offset = [&](int key) { return (begin + (key - first) * D) * 2; };
+      LoadKeysAt(first, keys, offset);
+      LoadValuesAt(first, 0, values, offset);
     } else {
-      LoadAt(first, keys, [&](int key) { return kv.offset(slot_, kv_head_, key) * 2; });
+      const auto offset = [&](int key) { return kv.offset(slot_, kv_head_, key) * 2; };
+      LoadKeysAt(first, keys, offset);
+      LoadValuesAt(first, 0, values, offset);
     }
   }
   // offset(key): of a key of the sequence, in bytes.
   template <typename Offset>
-  __device__ __forceinline__ void LoadAt(int first, Keys& keys, Offset offset) const {
+  __device__ __forceinline__ void LoadKeysAt(int first, Keys& keys, Offset offset) const {
     const KvLayer& kv = args_.kv;
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
@@ -222,79 +233,84 @@ class Packed {
 #pragma unroll
       for (int i = 0; i < D / 32; ++i) keys.key[tile][i] = row ? Load16(row + i * 64) : uint4{0, 0, 0, 0};
     }
+  }
+  template <typename Offset>
+  __device__ __forceinline__ void LoadValuesAt(int first, int half, Values& values, Offset offset) const {
+    const KvLayer& kv = args_.kv;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int at = first + 2 * t_ + i % 2 + i / 2 * 8;
-      const char* row = at < n_keys_ ? static_cast<const char*>(kv.v) + offset(at) + g_ * 16 : nullptr;
+      const char* row = at < n_keys_ ? static_cast<const char*>(kv.v) + offset(at) + half * 128 + g_ * 16 : nullptr;
 #pragma unroll
-      for (int h = 0; h < kHalves; ++h) keys.value[i][h] = row ? Load16(row + h * 128) : uint4{0, 0, 0, 0};
+      for (int h = 0; h < H; ++h) values.value[i][h] = row ? Load16(row + h * 128) : uint4{0, 0, 0, 0};
     }
   }
 
-  __device__ __forceinline__ void Add(int first, Keys& keys) {
-    float score[T][2][4] = {};
+  // Weights of the 16 keys from `first` on for the queries, over the largest score so far; the sums are scaled to it.
+  using Scores = float[2][4];
+  __device__ __forceinline__ void Score(int first, const Keys& keys, Scores& score) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) score[n][j] = 0;
+    }
 #pragma unroll
     for (int i = 0; i < D / 32; ++i) {
 #pragma unroll
       for (int part = 0; part < 2; ++part) {
+        const char* at = shared_ + (part * kQueries + g_) * kQueryPitch + i * 64 + t_ * 16;
+        const uint4 a = *reinterpret_cast<const uint4*>(at);
+        const uint4 b = *reinterpret_cast<const uint4*>(at + 8 * kQueryPitch);
 #pragma unroll
-        for (int tile = 0; tile < T; ++tile) {
-          const char* at = shared_ + (part * kQueries + tile * 16 + g_) * kQueryPitch + i * 64 + t_ * 16;
-          const uint4 a = *reinterpret_cast<const uint4*>(at);
-          const uint4 b = *reinterpret_cast<const uint4*>(at + 8 * kQueryPitch);
-#pragma unroll
-          for (int n = 0; n < 2; ++n) {
-            MultiplyTiles(score[tile][n], a.x, b.x, a.y, b.y, keys.key[n][i].x, keys.key[n][i].y);
-            MultiplyTiles(score[tile][n], a.z, b.z, a.w, b.w, keys.key[n][i].z, keys.key[n][i].w);
-          }
+        for (int n = 0; n < 2; ++n) {
+          MultiplyTiles(score[n], a.x, b.x, a.y, b.y, keys.key[n][i].x, keys.key[n][i].y);
+          MultiplyTiles(score[n], a.z, b.z, a.w, b.w, keys.key[n][i].z, keys.key[n][i].w);
         }
       }
     }
 #pragma unroll
-    for (int tile = 0; tile < T; ++tile) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) Softmax(score[tile], tile, half, first);
-    }
+    for (int row = 0; row < 2; ++row) Softmax(score, row, first);
+  }
+
+  // Adds their values, from the half-th 64 of the head on.
+  __device__ __forceinline__ void Accumulate(int first, int half, const Scores& score, Values& values) {
     bool bad = false;
     if (first + kWarpKeys > first_position_ + 1) {  // some query does not see some key
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
 #pragma unroll
-        for (int h = 0; h < kHalves; ++h) bad |= TakeOutNonFinite(keys.value[i][h]);
+        for (int h = 0; h < H; ++h) bad |= TakeOutNonFinite(values.value[i][h]);
       }
     }
+    uint32_t a[2][4];
+    Split(score[0][0], score[0][1], a[0][0], a[1][0]);
+    Split(score[0][2], score[0][3], a[0][1], a[1][1]);
+    Split(score[1][0], score[1][1], a[0][2], a[1][2]);
+    Split(score[1][2], score[1][3], a[0][3], a[1][3]);
 #pragma unroll
-    for (int tile = 0; tile < T; ++tile) {
-      uint32_t a[2][4];
-      Split(score[tile][0][0], score[tile][0][1], a[0][0], a[1][0]);
-      Split(score[tile][0][2], score[tile][0][3], a[0][1], a[1][1]);
-      Split(score[tile][1][0], score[tile][1][1], a[0][2], a[1][2]);
-      Split(score[tile][1][2], score[tile][1][3], a[0][3], a[1][3]);
+    for (int h = 0; h < H; ++h) {
 #pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {  // values 8 g + j
-          const uint32_t pick = j % 2 ? 0x7632u : 0x5410u;
-          const uint32_t b0 = __byte_perm(Word(keys.value[0][h], j / 2), Word(keys.value[1][h], j / 2), pick);
-          const uint32_t b1 = __byte_perm(Word(keys.value[2][h], j / 2), Word(keys.value[3][h], j / 2), pick);
-          float(&acc)[4] = acc_[(tile * kHalves + h) * 8 + j];
-          MultiplyTiles(acc, a[0][0], a[0][1], a[0][2], a[0][3], b0, b1);
-          MultiplyTiles(acc, a[1][0], a[1][1], a[1][2], a[1][3], b0, b1);
-        }
+      for (int j = 0; j < 8; ++j) {  // values 8 g + j
+        const uint32_t pick = j % 2 ? 0x7632u : 0x5410u;
+        const uint32_t b0 = __byte_perm(Word(values.value[0][h], j / 2), Word(values.value[1][h], j / 2), pick);
+        const uint32_t b1 = __byte_perm(Word(values.value[2][h], j / 2), Word(values.value[3][h], j / 2), pick);
+        float(&acc)[4] = acc_[h * 8 + j];
+        MultiplyTiles(acc, a[0][0], a[0][1], a[0][2], a[0][3], b0, b1);
+        MultiplyTiles(acc, a[1][0], a[1][1], a[1][2], a[1][3], b0, b1);
       }
     }
-    if (__any_sync(~0u, bad)) AddNonFinite(score, first);
+    if (__any_sync(~0u, bad)) AddNonFinite(score, first, half);
   }
 
-  // Turns the scores of query row g (half 0) or g + 8 into weights and rescales what came before.
-  __device__ __forceinline__ void Softmax(float (&score)[2][4], int tile, int half, int first) {
-    const int i = tile * 2 + half, position = position_[i];
-    float max = running_max_[i];
+  // Turns the scores of query g (row 0) or g + 8 into weights and rescales what came before.
+  __device__ __forceinline__ void Softmax(Scores& score, int row, int first) {
+    const int position = position_[row];
+    float max = running_max_[row];
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        float& s = score[n][half * 2 + j];
+        float& s = score[n][row * 2 + j];
         if (first + n * 8 + t_ * 2 + j > position) s = kMinusInfinity;
         max = fmaxf(max, s);
       }
@@ -302,55 +318,51 @@ class Packed {
     max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
     max = fmaxf(max, __shfl_xor_sync(~0u, max, 2));
     const float base = max == kMinusInfinity ? 0 : max;
-    const float keep = exp2f(running_max_[i] - base);
+    const float keep = exp2f(running_max_[row] - base);
     float total = 0;
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        float& s = score[n][half * 2 + j];
+        float& s = score[n][row * 2 + j];
         s = exp2f(s - base);
         total += s;
       }
     }
     total += __shfl_xor_sync(~0u, total, 1);
     total += __shfl_xor_sync(~0u, total, 2);
-    running_total_[i] = running_total_[i] * keep + total;
-    running_max_[i] = max;
+    running_total_[row] = running_total_[row] * keep + total;
+    running_max_[row] = max;
 #pragma unroll
-    for (int j = 0; j < D / 8; ++j) {
-      acc_[tile * (D / 8) + j][half * 2] *= keep;
-      acc_[tile * (D / 8) + j][half * 2 + 1] *= keep;
+    for (int j = 0; j < H * 8; ++j) {
+      acc_[j][row * 2] *= keep;
+      acc_[j][row * 2 + 1] *= keep;
     }
   }
 
   // A value that is not finite must reach the queries that see it and no other; a product with a weight of 0 would be
   // NaN. So the product has 0 in its place, and it is added here, where it is seen.
-  __device__ __forceinline__ void AddNonFinite(const float (&weight)[T][2][4], int first) {
+  __device__ __forceinline__ void AddNonFinite(const Scores& weight, int first, int half) {
 #pragma unroll 1
     for (int key = 0; key < kWarpKeys && first + key < n_keys_; ++key) {
-      const auto* row =
-          static_cast<const uint16_t*>(args_.kv.v) + args_.kv.offset(slot_, kv_head_, first + key);
+      const auto* values = static_cast<const uint16_t*>(args_.kv.v) +
+                           args_.kv.offset(slot_, kv_head_, first + key) + half * 64;
 #pragma unroll
-      for (int tile = 0; tile < T; ++tile) {
+      for (int row = 0; row < 2; ++row) {
+        const bool second = key % 2;
+        const float mine = key < 8 ? (second ? weight[0][row * 2 + 1] : weight[0][row * 2])
+                                   : (second ? weight[1][row * 2 + 1] : weight[1][row * 2]);
+        const float w = __shfl_sync(~0u, mine, g_ * 4 + key % 8 / 2);
+        if (first + key > position_[row]) continue;
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const bool second = key % 2;
-          const float mine = key < 8 ? (second ? weight[tile][0][half * 2 + 1] : weight[tile][0][half * 2])
-                                     : (second ? weight[tile][1][half * 2 + 1] : weight[tile][1][half * 2]);
-          const float w = __shfl_sync(~0u, mine, g_ * 4 + key % 8 / 2);
-          if (first + key > position_[tile * 2 + half]) continue;
+        for (int h = 0; h < H; ++h) {
 #pragma unroll
-          for (int h = 0; h < kHalves; ++h) {
+          for (int j = 0; j < 8; ++j) {
 #pragma unroll
-            for (int j = 0; j < 8; ++j) {
-#pragma unroll
-              for (int c = 0; c < 2; ++c) {
-                const uint16_t bits = __ldcg(row + h * 64 + (2 * t_ + c) * 8 + j);
-                if ((bits & 0x7f80u) != 0x7f80u) continue;
-                acc_[(tile * kHalves + h) * 8 + j][half * 2 + c] +=
-                    w * __uint_as_float(static_cast<uint32_t>(bits) << 16);
-              }
+            for (int c = 0; c < 2; ++c) {
+              const uint16_t bits = __ldcg(values + h * 64 + (2 * t_ + c) * 8 + j);
+              if ((bits & 0x7f80u) != 0x7f80u) continue;
+              acc_[h * 8 + j][row * 2 + c] += w * __uint_as_float(static_cast<uint32_t>(bits) << 16);
             }
           }
         }
@@ -358,29 +370,35 @@ class Packed {
     }
   }
 
-  // Scales every warp's sums to the largest score of the block and adds them up in kSumSlots places, from the last
-  // warps to the first.
-  __device__ __forceinline__ void ShareMax() {
+  // Scales every warp's sums, from the half-th 64 values of the head on, to the largest score of the block and puts them
+  // into shared memory: a place a warp where there is room, else kSumSlots places, to which warps add in turns, the last
+  // ones first.
+  __device__ __forceinline__ void ShareSums(int half) {
 #pragma unroll
-    for (int i = 0; i < 2 * T; ++i) {
+    for (int i = 0; i < 2; ++i) {
       if (t_ == 0) max_[warp_ * kQueries + QueryOf(i)] = running_max_[i];
     }
-    Meet();  // and the queries are not needed any more
+    Meet();
 #pragma unroll
-    for (int i = 0; i < 2 * T; ++i) {
+    for (int i = 0; i < 2; ++i) {
       const float max = BlockMax(QueryOf(i));
       const float keep = exp2f(running_max_[i] - (max == kMinusInfinity ? 0 : max));
       if (t_ == 0) total_[warp_ * kQueries + QueryOf(i)] = running_total_[i] * keep;
 #pragma unroll
-      for (int j = 0; j < D / 8; ++j) {
-        acc_[i / 2 * (D / 8) + j][i % 2 * 2] *= keep;
-        acc_[i / 2 * (D / 8) + j][i % 2 * 2 + 1] *= keep;
+      for (int j = 0; j < H * 8; ++j) {
+        acc_[j][i * 2] *= keep;
+        acc_[j][i * 2 + 1] *= keep;
       }
     }
-#pragma unroll
+    if (HasOwnPlaces()) {
+      EachSum(half, warp_, [](float4& at, const float4& v) { at = v; });
+      Meet();
+      return;
+    }
+#pragma unroll 1
     for (int turn = kWarps / kSumSlots - 1; turn >= 0; --turn) {
       if (warp_ / kSumSlots == turn) {
-        EachSum([&](float4& at, const float4& v) {
+        EachSum(half, warp_ % kSumSlots, [&](float4& at, const float4& v) {
           const float4 other = turn == kWarps / kSumSlots - 1 ? float4{0, 0, 0, 0} : at;
           at = {v.x + other.x, v.y + other.y, v.z + other.z, v.w + other.w};
         });
@@ -388,7 +406,8 @@ class Packed {
       Meet();
     }
   }
-  __device__ __forceinline__ int QueryOf(int i) const { return (i / 2) * 16 + g_ + (i % 2) * 8; }
+  __device__ __forceinline__ bool HasOwnPlaces() const { return n_queries_ * kWarps <= n_sums_; }
+  __device__ __forceinline__ int QueryOf(int i) const { return g_ + i * 8; }
   __device__ __forceinline__ float BlockMax(int query) const {
     float max = kMinusInfinity;
 #pragma unroll
@@ -397,19 +416,19 @@ class Packed {
   }
   // Calls body(place in shared memory, this lane's sums) for all of this warp's sums.
   template <typename Body>
-  __device__ __forceinline__ void EachSum(Body body) const {
+  __device__ __forceinline__ void EachSum(int half, int place, Body body) const {
 #pragma unroll
-    for (int i = 0; i < 2 * T; ++i) {
+    for (int i = 0; i < 2; ++i) {
       const int query = QueryOf(i);
       if (query >= n_queries_) continue;
-      float* to = sums_ + (warp_ % kSumSlots * kQueries + query) * kSumPitch;
+      float* to = sums_ + (place * n_queries_ + query) * kSumPitch + half * 64;
 #pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
+      for (int h = 0; h < H; ++h) {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
 #pragma unroll
           for (int j = 0; j < 8; j += 4) {
-            const int at = ((i / 2) * kHalves + h) * 8 + j, e = i % 2 * 2 + c;
+            const int at = h * 8 + j, e = i * 2 + c;
             body(*reinterpret_cast<float4*>(to + h * 64 + (2 * t_ + c) * 8 + j),
                  float4{acc_[at][e], acc_[at + 1][e], acc_[at + 2][e], acc_[at + 3][e]});
           }
@@ -418,15 +437,26 @@ class Packed {
     }
   }
 
-  // After ShareMax: the block's sums of a query's values at .. at + 3, and its sum of weights, over BlockMax.
+  // After ShareSums: the block's sums of a query's values at .. at + 3, and its sum of weights, over BlockMax.
   __device__ __forceinline__ float4 BlockSum(int query, int at) const {
     float4 sum = {0, 0, 0, 0};
 #pragma unroll
     for (int slot = 0; slot < kSumSlots; ++slot) {
-      const float4 v = *reinterpret_cast<const float4*>(sums_ + (slot * kQueries + query) * kSumPitch + at);
-      sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
+      float4 v = PlaceOf(slot, query, at);
+      if (HasOwnPlaces()) {
+        v = PlaceOf(kWarps - kSumSlots + slot, query, at);
+#pragma unroll
+        for (int w = kWarps - 2 * kSumSlots + slot; w >= 0; w -= kSumSlots) v = Plus(v, PlaceOf(w, query, at));
+      }
+      sum = Plus(sum, v);
     }
     return sum;
+  }
+  __device__ __forceinline__ float4 PlaceOf(int place, int query, int at) const {
+    return *reinterpret_cast<const float4*>(sums_ + (place * n_queries_ + query) * kSumPitch + at);
+  }
+  static __device__ __forceinline__ float4 Plus(const float4& a, const float4& b) {
+    return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
   }
   __device__ __forceinline__ float BlockTotal(int query) const {
     float total = 0;
@@ -455,16 +485,17 @@ class Packed {
   }
 
   const AttentionArgs& args_;
-  char* shared_;
-  float* sums_;          // [kSumSlots][kQueries][kSumPitch]
+  char* shared_;         // queries: high parts, low parts
   float *max_, *total_;  // [kWarps][kQueries]
+  float* sums_;          // [places][n_queries][kSumPitch]
+  const int n_sums_;
   const int rank_, kv_head_, group_, warp_, g_, t_;
   Task task_;
   int slot_, first_position_, n_queries_, n_keys_;
-  int position_[2 * T];         // of query rows g and g + 8 of each tile; -1: no such query
-  float running_max_[2 * T];    // of the scores times log2(e)
-  float running_total_[2 * T];  // of the weights
-  float acc_[T * (D / 8)][4];   // [tile][half][j]: rows g, g + 8; values 64 half + 8 (2 t + 0 or 1) + j
+  int position_[2];         // of queries g and g + 8; -1: no such query
+  float running_max_[2];    // of the scores times log2(e)
+  float running_total_[2];  // of the weights
+  float acc_[H * 8][4];     // [half][j]: queries g, g + 8; values 64 half + 8 (2 t + 0 or 1) + j
 };
 #endif  // TANDEM_SM90
 

@@ -242,15 +242,20 @@ namespace {
 
 // How the block's shared memory is cut: an input of kMaxInDim and less is held whole, a longer one (bf16) only if it is
 // small; else it is taken in slabs.
-bool CutShared(std::vector<StreamStep>& steps, int max_rows, Params& params, int n_blocks, int* shared_bytes) {
-  int work = 4 * std::max(packed_attention::FloatsOf<64>(), packed_attention::FloatsOf<128>());
-  work = std::max(work, kSmallWork);
+bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Params& params, int n_blocks,
+               int* shared_bytes) {
+  const auto attention_bytes = [&](int n_sums) {
+    return 4 * (head_dim == 64 ? packed_attention::FloatsOf<64>(n_sums) : packed_attention::FloatsOf<128>(n_sums));
+  };
+  int work = std::max(attention_bytes(packed_attention::kSumSlots * packed_attention::kQueries), kSmallWork);
   for (const StreamStep& step : steps) {
     if (step.kind == Kind::kProduct && step.product.tiles.in_dim <= kMaxInDim) {
       work = std::max(work, step.product.tiles.in_dim * max_rows * 2);
     }
   }
   params.work_bytes = (work + 255) / 256 * 256;
+  params.n_sums = packed_attention::kSumSlots * packed_attention::kQueries;
+  while (attention_bytes(params.n_sums + 1) <= params.work_bytes) ++params.n_sums;
   for (StreamStep& step : steps) {
     if (step.kind != Kind::kProduct) continue;
     Tiles& tiles = step.product.tiles;
@@ -301,7 +306,7 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   auto impl = std::make_unique<Impl>();
   impl->n_blocks = MultiprocessorCount();
   Params& params = impl->params;
-  if (!CutShared(builder.steps, builder.max_rows, params, impl->n_blocks, &impl->shared_bytes)) return nullptr;
+  if (!CutShared(builder.steps, builder.max_rows, builder.head_dim, params, impl->n_blocks, &impl->shared_bytes)) return nullptr;
   const int64_t shares = int64_t{kMaxRows} * builder.n_kv_heads, parts = shares * packed_attention::kCluster;
   params.half_bytes = builder.half_bytes;
   params.halves = impl->New<char>(2 * builder.half_bytes, 0xff);

@@ -1,6 +1,6 @@
-// The kernel of stream.h. Of a block's warps one copies weights and eight compute:
+// The kernel of stream.h. Of a block's warps four copy weights and eight compute:
 //
-//   copier    all tiles of this block, in the order of the program, row by row into a ring. At most `in_flight` tiles are
+//   copiers   all tiles of this block, in the order of the program, row by row into a ring. At most `in_flight` tiles are
 //             asked for at a time: more would only wait in the memory's queues, and what steps wait for behind them
 //   workers   a product: its input into shared memory, as bf16; then group by group, each worker its strand of the sums
 //             (strands.cuh); the strands meet in shared memory
@@ -21,7 +21,8 @@ namespace tandem::stream {
 
 constexpr int kWorkers = strands::kStrands;
 constexpr int kWorkerThreads = kWorkers * 32;
-constexpr int kThreads = kWorkerThreads + 32;
+constexpr int kCopiers = 4;  // warps: each copies a quarter of a tile's rows, for a copy is some 80 cycles of a warp's time
+constexpr int kThreads = kWorkerThreads + kCopiers * 32;
 constexpr int kTileRows = strands::kTileRows;
 constexpr int kTileCols = strands::kTileCols;
 // Two neighbouring rows of a tile lie in different halves of the banks.
@@ -34,7 +35,7 @@ constexpr int kSumPitch = 20;  // floats: of 16 outputs of a row
 struct Fixed {
   Params params;
   StreamStep step[2];  // this one and the next
-  Tiles tiles[2];      // the copier's
+  Tiles tiles[kCopiers][2];  // the copiers'
   uint64_t full[kMaxStages], empty[kMaxStages];  // barriers: a tile is there; is used
   float squares[kMaxRows][kWorkers];
   float sums[2][kWorkers][kMaxRows][kSumPitch];
@@ -56,6 +57,14 @@ __device__ __forceinline__ char* Memory() {
 __device__ __forceinline__ Fixed& Common() { return *reinterpret_cast<Fixed*>(Memory()); }
 __device__ __forceinline__ char* Work() { return Memory() + kFixedBytes; }
 __device__ __forceinline__ char* Ring() { return Work() + Common().params.work_bytes; }
+
+// The thread's number among the workers, as something that the compiler does not know: what phases compute from it would
+// otherwise all be computed before the first step, and held.
+__device__ __forceinline__ int Thread() {
+  int thread = static_cast<int>(threadIdx.x);
+  asm volatile("" : "+r"(thread));
+  return thread;
+}
 
 // Some seconds of looking: something is wrong, and a run that fails is better than one that hangs.
 class Patience {
@@ -155,13 +164,16 @@ __device__ __forceinline__ void CopyRow(uint32_t to, const void* from, uint32_t 
       : "memory");
 }
 
+// Bytes may arrive before a barrier is told to expect them: it waits for the telling.
 class Copier {
  public:
   __device__ __forceinline__ explicit Copier(const Params& params)
       : n_stages_(params.n_stages),
         in_flight_(params.in_flight),
+        copier_(threadIdx.x / 32 - kWorkers),
         lane_(threadIdx.x % 32),
-        ring_(SharedAddress(Ring()) + lane_ * kRowPitch),
+        row_(copier_ * kRowsOfCopier + lane_),
+        ring_(SharedAddress(Ring()) + row_ * kRowPitch),
         full_(SharedAddress(Common().full)),
         empty_(SharedAddress(Common().empty)),
         policy_(ReadOnce()) {}
@@ -171,7 +183,7 @@ class Copier {
     Round round;
     uint32_t word = lane_ < kWords ? reinterpret_cast<const uint32_t*>(params.tiles)[lane_] : 0;
     for (int p = 0; p < params.n_products; ++p) {
-      Tiles& tiles = Common().tiles[p & 1];
+      Tiles& tiles = Common().tiles[copier_][p & 1];
       if (lane_ < kWords) reinterpret_cast<uint32_t*>(&tiles)[lane_] = word;
       __syncwarp();
       if (p + 1 < params.n_products && lane_ < kWords) {
@@ -187,18 +199,19 @@ class Copier {
     for (int slab = 0; slab < n_tiles; slab += tiles.slab_tiles) {
       const int end = min(slab + tiles.slab_tiles, n_tiles);
       for (int group = first; group < n_groups; group += static_cast<int>(gridDim.x)) {
-        const uint16_t* row = RowOf(tiles, group);
-        const uint32_t n = __popc(__ballot_sync(~0u, row != nullptr));
+        const uint16_t* row = lane_ < kRowsOfCopier ? RowOf(tiles, group, row_) : nullptr;
+        // One copier tells how much is to come.
+        int n = 0;
+        if (copier_ == 0) n = __popc(__ballot_sync(~0u, lane_ < kTileRows && RowOf(tiles, group, lane_) != nullptr));
         for (int tile = slab; tile < end; ++tile) CopyTile(row, n, tile * kTileCols, in_dim);
       }
     }
   }
-  __device__ __forceinline__ const uint16_t* RowOf(const Tiles& tiles, int group) const {
-    if (lane_ >= kTileRows) return nullptr;
-    int segment = 0, output = group * kTileRows + lane_;
+  static __device__ __forceinline__ const uint16_t* RowOf(const Tiles& tiles, int group, int row) {
+    int segment = 0, output = group * kTileRows + row;
     if (tiles.gated) {
-      segment = lane_ / 8;
-      output = group * 8 + lane_ % 8;
+      segment = row / 8;
+      output = group * 8 + row % 8;
     } else {
       while (segment + 1 < kMaxSegments && group >= tiles.first_group[segment + 1]) ++segment;
       output -= tiles.first_group[segment] * kTileRows;
@@ -206,21 +219,22 @@ class Copier {
     if (output >= tiles.n_outputs[segment]) return nullptr;
     return tiles.weight[segment] + static_cast<int64_t>(output) * tiles.in_dim;
   }
-  __device__ __forceinline__ void CopyTile(const uint16_t* row, uint32_t n, int col, int in_dim) {
+  __device__ __forceinline__ void CopyTile(const uint16_t* row, int n, int col, int in_dim) {
     if (n_ >= n_stages_) WaitFor(empty_ + 8 * stage_, parity_ ^ 1);
     if (n_ >= in_flight_) {
       WaitFor(full_ + 8 * landed_, landed_parity_);
       if (++landed_ == n_stages_) landed_ = 0, landed_parity_ ^= 1;
     }
     const uint32_t bytes = min(kTileCols, in_dim - col) * 2, barrier = full_ + 8 * stage_;
-    if (lane_ == 0) ExpectBytes(barrier, n * bytes);
+    if (copier_ == 0 && lane_ == 0) ExpectBytes(barrier, n * bytes);
     __syncwarp();
     if (row != nullptr) CopyRow(ring_ + stage_ * kTileBytes, row + col, bytes, barrier, policy_);
     if (n_ < n_stages_) ++n_;
     if (++stage_ == n_stages_) stage_ = 0, parity_ ^= 1;
   }
 
-  const int n_stages_, in_flight_, lane_;
+  static constexpr int kRowsOfCopier = kTileRows / kCopiers;
+  const int n_stages_, in_flight_, copier_, lane_, row_;
   const uint32_t ring_, full_, empty_;
   const uint64_t policy_;
   int n_ = 0;  // tiles so far, up to n_stages
@@ -232,63 +246,87 @@ class Copier {
 //
 // What follows is in functions of their own, not inlined: each has the registers to itself.
 
-__device__ __forceinline__ uint4* InputAt(char* to, int n_rows, int col, int row) {
-  return reinterpret_cast<uint4*>(to + ((col / 32) * n_rows + row) * 64 + (col % 32) * 2);
+// Where a piece of an input that begins at `col` of `row` goes, and those some columns and rows further (a multiple of 32
+// columns).
+class Input16 {
+ public:
+  __device__ __forceinline__ Input16(char* to, int n_rows, int col, int row)
+      : at_(to + ((col / 32) * n_rows + row) * 64 + (col % 32) * 2), n_rows_(n_rows) {}
+  __device__ __forceinline__ uint4* at(int cols, int rows) const {
+    return reinterpret_cast<uint4*>(at_ + (cols / 32 * n_rows_ + rows) * 64);
+  }
+
+ private:
+  char* const at_;
+  const int n_rows_;
+};
+
+__device__ __forceinline__ float4 Float4(const uint4& bits) {
+  return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w)};
+}
+__device__ __forceinline__ bool AllThere(const float4& v) {
+  return IsThere(v.x) && IsThere(v.y) && IsThere(v.z) && IsThere(v.w);
+}
+__device__ __forceinline__ void Await(const float* p, float4& v) {
+  if (AllThere(v)) return;
+  Patience patience;
+  do {
+    patience.Spend();
+    v = Float4(LoadRelaxed16(p));
+  } while (!AllThere(v));
 }
 
 // Rows of an fp32 input from first_row on, R at most: what registers hold.
-constexpr int kRowsAtOnce = 5;
+constexpr int kRowsAtOnce = 4;
 template <int R>
-__device__ __noinline__ void LoadRows(const Product& product, int first_row, int all_rows) {
+__device__ __forceinline__ void LoadRows(const Product& product, int first_row, int all_rows) {
   constexpr int kParts = kMaxInDim / kPieceCols;
-  const int thread = threadIdx.x, lane = thread % 32, in_dim = product.tiles.in_dim;
+  const int thread = Thread(), lane = thread % 32;
   const int n_rows = min(R, all_rows - first_row), col = thread * 8;
+  // Of the parts of a row this thread has the first `n_parts`: 0 to kParts.
+  const int n_parts = max(0, (product.tiles.in_dim - col + kPieceCols - 1) / kPieceCols);
   const float* in = product.in.at<float>(Common().turn) + col;
-  const int64_t in_stride = product.in_stride;
-  const int32_t* src = product.src;
+  const int32_t in_stride = static_cast<int32_t>(product.in_stride);
   const bool wait = product.in.half_bytes != 0;
-  const float* norm = product.norm;
-  float4 gain[kParts][2];
+  int32_t offset[R];
 #pragma unroll
-  for (int i = 0; i < kParts; ++i) {
+  for (int m = 0; m < R; ++m) {
+    const int row = first_row + min(m, n_rows - 1);
+    offset[m] = (product.src != nullptr ? __ldcg(product.src + row) : row) * in_stride;
+  }
+  // One piece first: many threads that look at much would keep memory from those they wait for.
+  if (wait && n_parts > 0) {
+    Patience patience;
+    while (!AllThere32(LoadRelaxed16(in + offset[0]))) patience.Spend();
+  }
+  float4 v[R][kParts][2];
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      gain[i][j] = {1, 1, 1, 1};
-      if (norm != nullptr && col + i * kPieceCols < in_dim) {
-        gain[i][j] = *reinterpret_cast<const float4*>(norm + col + i * kPieceCols + 4 * j);
+  for (int m = 0; m < R; ++m) {
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        v[m][i][j] = {0, 0, 0, 0};
+        if (m < n_rows && i < n_parts) v[m][i][j] = Float4(LoadRelaxed16(in + offset[m] + i * kPieceCols + 4 * j));
       }
     }
   }
-  // One piece first: many threads that look at much would keep memory from those they wait for.
-  Patience patience;
-  if (wait && col < in_dim) {
-    while (!AllThere32(LoadRelaxed16(in))) patience.Spend();
-  }
-  float4 v[R][kParts][2];
-  while (true) {
-    bool all = true;
+  if (wait) {
 #pragma unroll
     for (int m = 0; m < R; ++m) {
-      const int64_t row = src != nullptr && m < n_rows ? __ldcg(src + first_row + m) : first_row + m;
 #pragma unroll
       for (int i = 0; i < kParts; ++i) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          uint4 bits = {0, 0, 0, 0};
-          if (m < n_rows && col + i * kPieceCols < in_dim) {
-            bits = LoadRelaxed16(in + row * in_stride + i * kPieceCols + 4 * j);
-          }
-          all &= AllThere32(bits);
-          v[m][i][j] = {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
-                        __uint_as_float(bits.w)};
+          if (m < n_rows && i < n_parts) Await(in + offset[m] + i * kPieceCols + 4 * j, v[m][i][j]);
         }
       }
     }
-    if (all || !wait) break;
-    patience.Spend();
   }
+  const float* norm = product.norm;
   float scales = 1;
   if (norm != nullptr) {
+    norm += col;
 #pragma unroll
     for (int m = 0; m < R; ++m) {
       float sum = 0;
@@ -299,20 +337,26 @@ __device__ __noinline__ void LoadRows(const Product& product, int first_row, int
     }
     Meet();
     // A lane a row.
-    scales = strands::RowScale(Common().squares[first_row + min(lane, n_rows - 1)], in_dim, product.norm_eps);
+    scales = strands::RowScale(Common().squares[first_row + min(lane, n_rows - 1)], product.tiles.in_dim, product.norm_eps);
   }
+  const Input16 to(Work(), all_rows, col, first_row);
 #pragma unroll
-  for (int m = 0; m < R; ++m) {
-    const float scale = __shfl_sync(~0u, scales, m);
+  for (int i = 0; i < kParts; ++i) {
+    float4 low = {1, 1, 1, 1}, high = low;
+    if (norm != nullptr && i < n_parts) {
+      low = *reinterpret_cast<const float4*>(norm + i * kPieceCols);
+      high = *reinterpret_cast<const float4*>(norm + i * kPieceCols + 4);
+    }
 #pragma unroll
-    for (int i = 0; i < kParts; ++i) {
-      if (m >= n_rows || col + i * kPieceCols >= in_dim) continue;
+    for (int m = 0; m < R; ++m) {
+      const float scale = __shfl_sync(~0u, scales, m);
+      if (m >= n_rows || i >= n_parts) continue;
       float4 a = v[m][i][0], b = v[m][i][1];
       if (norm != nullptr) {
-        a = strands::Scaled(a, scale, gain[i][0]);
-        b = strands::Scaled(b, scale, gain[i][1]);
+        a = strands::Scaled(a, scale, low);
+        b = strands::Scaled(b, scale, high);
       }
-      *InputAt(Work(), all_rows, col + i * kPieceCols, first_row + m) = strands::Round8(a, b);
+      *to.at(i * kPieceCols, m) = strands::Round8(a, b);
     }
   }
 }
@@ -322,7 +366,10 @@ __device__ __noinline__ void LoadRows(const Product& product, int first_row, int
 class Pieces {
  public:
   __device__ __forceinline__ Pieces(const Product& product, int n_rows)
-      : in_(product.in.at<uint16_t>(Common().turn) + threadIdx.x * 8), stride_(product.in_stride), n_rows_(n_rows) {}
+      : thread_(Thread()),
+        in_(product.in.at<uint16_t>(Common().turn) + thread_ * 8),
+        stride_(product.in_stride),
+        n_rows_(n_rows) {}
 
   __device__ __forceinline__ bool Left() const { return row_ < n_rows_; }
   __device__ __forceinline__ void Begin(int first, int n_cols) {
@@ -339,6 +386,7 @@ class Pieces {
     }
   }
   __device__ __forceinline__ void Store(char* to) {
+    const Input16 to_here(to, n_rows_, thread_ * 8, 0);
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
       if (row_ < n_rows_ && Mine(part_)) {
@@ -347,7 +395,7 @@ class Pieces {
           patience.Spend();
           piece_[j] = LoadRelaxed16(At(row_, part_));
         }
-        *InputAt(to, n_rows_, part_ + threadIdx.x * 8, row_) = piece_[j];
+        *to_here.at(part_, row_) = piece_[j];
       }
       Step(row_, part_);
     }
@@ -355,13 +403,14 @@ class Pieces {
 
  private:
   static constexpr int kAhead = 8;
-  __device__ __forceinline__ bool Mine(int part) const { return part + static_cast<int>(threadIdx.x) * 8 < n_cols_; }
+  __device__ __forceinline__ bool Mine(int part) const { return part + thread_ * 8 < n_cols_; }
   __device__ __forceinline__ const uint16_t* At(int row, int part) const { return in_ + row * stride_ + first_ + part; }
   __device__ __forceinline__ void Step(int& row, int& part) const {
     part += kPieceCols;
     if (part >= n_cols_) part = 0, ++row;
   }
 
+  const int thread_;
   const uint16_t* const in_;
   const int64_t stride_;
   const int n_rows_;
@@ -369,7 +418,7 @@ class Pieces {
   uint4 piece_[kAhead];
 };
 
-__device__ __noinline__ void LoadAll(const Product& product, int n_rows) {
+__device__ __forceinline__ void LoadAll(const Product& product, int n_rows) {
   Pieces pieces(product, n_rows);
   pieces.Begin(0, product.tiles.in_dim);
 #pragma unroll 1
@@ -395,8 +444,8 @@ class Multiplier {
       : n_stages_(Common().params.n_stages),
         in_dim_(product.tiles.in_dim),
         chunk_bytes_(n_rows * 64),
-        warp_(threadIdx.x / 32),
-        lane_(threadIdx.x % 32),
+        warp_(Thread() / 32),
+        lane_(Thread() % 32),
         has_row_(lane_ / 4 < n_rows),
         tile_(Ring() + (lane_ / 4) * kRowPitch + warp_ * 128 + lane_ % 4 * 16),
         in_offset_((warp_ * 2 * n_rows + lane_ / 4) * 64 + lane_ % 4 * 16),
@@ -455,7 +504,7 @@ __device__ __forceinline__ Finisher BeginGroup(const Product& product, int group
   Finisher finisher = {nullptr, 0, 0, 0, 0};
   const bool gated = product.output == Output::kGated;
   const int shift = gated ? 3 : 4;
-  const int i = (static_cast<int>(threadIdx.x) + (group & 7) * 32) % kWorkerThreads;
+  const int i = (Thread() + (group & 7) * 32) % kWorkerThreads;
   finisher.row = i >> shift;
   if (group >= product.tiles.n_groups || finisher.row >= n_rows) return finisher;
   int segment = 0;
@@ -482,8 +531,8 @@ __device__ __forceinline__ float Total(const float* sums, const Finisher& finish
 __device__ __forceinline__ void FinishGroup(const Product& product, const Finisher& finisher, int n_rows,
                                             const float (&sum)[4], Progress& progress) {
   float* sums = Common().sums[progress.n_groups++ & 1][0][0];
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  float* mine = sums + (threadIdx.x / 32 * kMaxRows + 2 * t) * kSumPitch + g;
+  const int thread = Thread(), lane = thread % 32, g = lane / 4, t = lane % 4;
+  float* mine = sums + (thread / 32 * kMaxRows + 2 * t) * kSumPitch + g;
   if (2 * t < n_rows) mine[0] = sum[0], mine[8] = sum[2];
   if (2 * t + 1 < n_rows) mine[kSumPitch] = sum[1], mine[kSumPitch + 8] = sum[3];
   Meet();
@@ -516,7 +565,7 @@ __device__ __forceinline__ void FinishGroup(const Product& product, const Finish
   }
 }
 
-__device__ __noinline__ Progress MultiplyGroups(const Product& product, int first, int n_rows, Progress progress) {
+__device__ __forceinline__ Progress MultiplyGroups(const Product& product, int first, int n_rows, Progress progress) {
   const Multiplier multiplier(product, n_rows);
   const int n_groups = product.tiles.n_groups, in_dim = product.tiles.in_dim;
 #pragma unroll 1
@@ -530,7 +579,7 @@ __device__ __noinline__ Progress MultiplyGroups(const Product& product, int firs
 }
 
 // The input by slabs, two of which fit: the next one is asked for while one is multiplied. At most two groups a block.
-__device__ __noinline__ Progress MultiplySlabs(const Product& product, int first, int n_rows, Progress progress) {
+__device__ __forceinline__ Progress MultiplySlabs(const Product& product, int first, int n_rows, Progress progress) {
   static_assert(kMaxHeld == 2);
   const Multiplier multiplier(product, n_rows);
   const int in_dim = product.tiles.in_dim, slab_cols = product.tiles.slab_tiles * kTileCols;
@@ -586,7 +635,7 @@ struct Head {
   float low[D / 64], high[D / 64];
 
   __device__ __forceinline__ void Await(const float* from) {
-    const int lane = threadIdx.x % 32;
+    const int lane = Thread() % 32;
     Patience patience;
     while (true) {
       bool all = true;
@@ -601,7 +650,7 @@ struct Head {
     }
   }
   __device__ __forceinline__ void Rotate(const float* norm, float eps, const float* cos_sin) {
-    const int lane = threadIdx.x % 32;
+    const int lane = Thread() % 32;
     if (norm) {
       float sum = 0;
 #pragma unroll
@@ -628,14 +677,14 @@ struct Head {
 
 // The forward's rows, one a lane.
 __device__ __forceinline__ packed_attention::FirstRows RowsOfForward() {
-  const int lane = threadIdx.x % 32;
+  const int lane = Thread() % 32;
   if (lane >= kMaxRows) return {Common().n_rows, -1, 0};
   return {Common().n_rows, Common().slot[lane], Common().position[lane]};
 }
 
 template <int D>
-class StreamAttention : packed_attention::Packed<D> {
-  using Base = packed_attention::Packed<D>;
+class StreamAttention : packed_attention::Packed<D, 1> {
+  using Base = packed_attention::Packed<D, 1>;
   static constexpr int kQueries = packed_attention::kQueries;
   static constexpr int kCluster = packed_attention::kCluster;
   static constexpr int kBlockKeys = packed_attention::kBlockKeys;
@@ -643,7 +692,7 @@ class StreamAttention : packed_attention::Packed<D> {
  public:
   __device__ __forceinline__ StreamAttention(const Attend& attend, int kv_head, int rank, int share,
                                              int32_t first_page)
-      : Base(attend.attention, kv_head, rank, reinterpret_cast<float*>(Work())),
+      : Base(attend.attention, kv_head, rank, reinterpret_cast<float*>(Work()), Common().params.n_sums),
         params_(Common().params),
         attend_(attend),
         turn_(Common().turn),
@@ -655,44 +704,86 @@ class StreamAttention : packed_attention::Packed<D> {
   __device__ __forceinline__ void Run(const packed_attention::Task& task) {
     this->Begin(task, first_rows_);
     // Keys from here on are this forward's.
-    const int lane = threadIdx.x % 32;
+    const int lane = Thread() % 32;
     const bool mine = lane < n_rows_ && first_rows_.slot == this->slot_;
     const int first_new = __reduce_min_sync(~0u, mine ? first_rows_.position : 0x7fffffff);
     int first = this->first_key();
+    int64_t at = 0;  // of the first key, in bytes
     typename Base::Keys keys;
+    if (first < this->n_keys_) at = FirstByte(first);
     const bool early = first + packed_attention::kWarpKeys <= min(first_new, this->n_keys_);
-    if (early) LoadKeys(first, keys);
+    if (early) {
+      this->LoadKeysAt(first, keys, ByteOf{first, at});
+      FetchValues(at);
+    }
     StoreQueries();
     AppendRows();
     Meet();
-    if (!early && first < this->n_keys_) LoadKeys(first, keys);
-    while (first < this->n_keys_) {
-      this->Add(first, keys);
-      first += kCluster * kBlockKeys;
-      if (first < this->n_keys_) LoadKeys(first, keys);
+    if (!early && first < this->n_keys_) this->LoadKeysAt(first, keys, ByteOf{first, at});
+    // Registers hold 64 values of a head at a time. What fits into one turn of the blocks is scored once for all of them.
+    const bool once = this->n_keys_ <= kCluster * kBlockKeys;
+    typename Base::Scores score;
+    if (first < this->n_keys_) this->Score(first, keys, score);
+#pragma unroll 1
+    for (int half = 0; half < D / 64; ++half) {
+      if (half > 0) {
+        this->ResetSums();
+        if (!once) {
+          this->ResetScores();
+          first = this->first_key();
+          if (first < this->n_keys_) ScoreAgain(first, at, score);
+        }
+      }
+#pragma unroll 1
+      while (first < this->n_keys_) {
+        typename Base::Values values;
+        this->LoadValuesAt(first, half, values, ByteOf{first, at});
+        this->Accumulate(first, half, score, values);
+        if (once) break;
+        first += kCluster * kBlockKeys;
+        if (first < this->n_keys_) ScoreAgain(first, at, score);
+      }
+      this->ShareSums(half);
     }
-    this->ShareMax();
     Send();
     Receive();
     Finish();
   }
 
  private:
-  // A page holds a multiple of 16 keys. Where the first ones of a block lie is the same in every layer.
-  __device__ __forceinline__ void LoadKeys(int first, typename Base::Keys& keys) const {
+  // A page holds a multiple of 16 keys.
+  struct ByteOf {
+    int first;
+    int64_t at;
+    __device__ __forceinline__ int64_t operator()(int key) const { return at + (key - first) * (D * 2); }
+  };
+  __device__ __forceinline__ void ScoreAgain(int first, int64_t& at, typename Base::Scores& score) {
+    at = FirstByte(first);
+    typename Base::Keys keys;
+    this->LoadKeysAt(first, keys, ByteOf{first, at});
+    this->Score(first, keys, score);
+  }
+  // Where the first keys of a block lie is the same in every layer.
+  __device__ __forceinline__ int64_t FirstByte(int first) const {
     const KvLayer& kv = this->args_.kv;
     const int32_t page = first == this->first_key() && first_page_ >= 0
                              ? first_page_
                              : __ldg(kv.page_table + static_cast<int64_t>(this->slot_) * kv.max_pages +
                                      first / kv.page_size);
-    const int64_t begin =
-        ((static_cast<int64_t>(page) * kv.n_kv_heads + this->kv_head_) * kv.page_size + first % kv.page_size) * D;
-    this->LoadAt(first, keys, [&](int key) { return (begin + (key - first) * D) * 2; });
+    return ((static_cast<int64_t>(page) * kv.n_kv_heads + this->kv_head_) * kv.page_size + first % kv.page_size) * D * 2;
+  }
+  // This warp's 16 values into the second-level cache: a line a lane.
+  __device__ __forceinline__ void FetchValues(int64_t at) const {
+    constexpr int kLine = 128;
+    const int lane = Thread() % 32;
+    if (lane * kLine < packed_attention::kWarpKeys * D * 2) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(this->args_.kv.v) + at + lane * kLine));
+    }
   }
 
   // A warp a query at a time.
   __device__ __forceinline__ void StoreQueries() const {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp = Thread() / 32, lane = Thread() % 32;
     const float scale = this->query_scale();
 #pragma unroll 1
     for (int query = warp; query < kQueries; query += kWorkers) {
@@ -719,7 +810,7 @@ class StreamAttention : packed_attention::Packed<D> {
 
   // The sequence's new keys and values that this block attends to. Blocks of other tasks write the same ones again.
   __device__ __forceinline__ void AppendRows() const {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp = Thread() / 32, lane = Thread() % 32;
     const KvLayer& kv = this->args_.kv;
 #pragma unroll 1
     for (int r = 0; r < n_rows_; ++r) {
@@ -753,7 +844,7 @@ class StreamAttention : packed_attention::Packed<D> {
 
   // This block's sums to memory, and the word that they are there.
   __device__ __forceinline__ void Send() const {
-    for (int i = threadIdx.x; i < this->n_queries_ * (D / 4); i += kWorkerThreads) {
+    for (int i = Thread(); i < this->n_queries_ * (D / 4); i += kWorkerThreads) {
       const int query = i / (D / 4), quad = i % (D / 4);
       __stcg(reinterpret_cast<float4*>(params_.sums + SumsOf(this->rank_, query) * D + quad * 4),
              this->BlockSum(query, quad * 4));
@@ -762,7 +853,7 @@ class StreamAttention : packed_attention::Packed<D> {
       }
     }
     Meet();
-    if (threadIdx.x == 0) {
+    if (Thread() == 0) {
       asm volatile("fence.acq_rel.gpu;\nst.relaxed.gpu.global.u32 [%0], %1;" ::"l"(params_.stamps + share_ * kCluster +
                                                                                  this->rank_),
                    "r"(Stamp())
@@ -771,13 +862,13 @@ class StreamAttention : packed_attention::Packed<D> {
   }
   __device__ __forceinline__ uint32_t Stamp() const { return Common().stamp + attend_.layer; }
   __device__ __forceinline__ void Receive() const {
-    if (threadIdx.x < kCluster) {
+    if (Thread() < kCluster) {
       Patience patience;
       uint32_t seen;
       while (true) {
         asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];"
                      : "=r"(seen)
-                     : "l"(params_.stamps + share_ * kCluster + threadIdx.x)
+                     : "l"(params_.stamps + share_ * kCluster + Thread())
                      : "memory");
         if (seen == Stamp()) break;
         patience.Spend();
@@ -790,7 +881,7 @@ class StreamAttention : packed_attention::Packed<D> {
   // Of every query, this block's values.
   __device__ __forceinline__ void Finish() const {
     constexpr int kQuads = Base::kPart / 4;
-    for (int i = threadIdx.x; i < this->n_queries_ * kQuads; i += kWorkerThreads) {
+    for (int i = Thread(); i < this->n_queries_ * kQuads; i += kWorkerThreads) {
       const int query = i / kQuads, at = this->rank_ * Base::kPart + i % kQuads * 4;
       float2 stats[kCluster];
       float4 sums[kCluster];
@@ -824,13 +915,13 @@ struct FirstShare {
 __device__ __forceinline__ int ShareBlocks() {
   return static_cast<int>(gridDim.x) / packed_attention::kCluster * packed_attention::kCluster;
 }
-__device__ __noinline__ packed_attention::Task TaskOf(const AttentionArgs& args, int item) {
+__device__ __forceinline__ packed_attention::Task TaskOf(const AttentionArgs& args, int item) {
   const int n_kv_heads = args.kv.n_kv_heads;
   return packed_attention::FindTask(Common().params.rows, RowsOfForward(),
                                     packed_attention::kQueries / (args.n_heads / n_kv_heads),
                                     item / packed_attention::kCluster / n_kv_heads);
 }
-__device__ __noinline__ FirstShare FindFirstShare() {
+__device__ __forceinline__ FirstShare FindFirstShare() {
   const AttentionArgs& args = Common().params.attention;
   const int block = static_cast<int>(blockIdx.x);
   FirstShare first;
@@ -838,7 +929,7 @@ __device__ __noinline__ FirstShare FindFirstShare() {
   first.task = TaskOf(args, block);
   if (first.task.n_rows == 0) return first;
   const int key = block % packed_attention::kCluster * packed_attention::kBlockKeys +
-                  static_cast<int>(threadIdx.x) / 32 * packed_attention::kWarpKeys;
+                  Thread() / 32 * packed_attention::kWarpKeys;
   if (key <= Common().position[first.task.row + first.task.n_rows - 1]) {
     first.page = __ldg(args.kv.page_table + static_cast<int64_t>(Common().slot[first.task.row]) * args.kv.max_pages +
                        key / args.kv.page_size);
@@ -847,7 +938,7 @@ __device__ __noinline__ FirstShare FindFirstShare() {
 }
 
 template <int D>
-__device__ __noinline__ void RunAttention(const Attend& attend, FirstShare first) {
+__device__ __forceinline__ void RunAttention(const Attend& attend, FirstShare first) {
   constexpr int kCluster = packed_attention::kCluster;
   const int n_kv_heads = attend.attention.kv.n_kv_heads, block = static_cast<int>(blockIdx.x);
   // Blocks that share a task take their turns at the same time.

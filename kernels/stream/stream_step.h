@@ -94,6 +94,7 @@ struct Params {
   int32_t n_steps, n_products, n_layers;
   int32_t n_stages, in_flight;
   int64_t* times;      // [blocks][n_steps][2] cycles at a step's beginning and end; null: not wanted
+  int32_t n_sums;      // of attention: as packed_attention.cuh
   int32_t work_bytes;  // shared memory for an input, or for what attention needs
 };
 
