@@ -29,6 +29,14 @@ TANDEM_HD constexpr int FloatsOf(int n_sums = kSumSlots * kQueries) {
 
 #ifdef TANDEM_SM90
 
+// The thread's number, as something that the compiler does not know: in a kernel that does other things too, what follows
+// from it would otherwise be computed beforehand, and held.
+__device__ __forceinline__ int Thread() {
+  int thread = static_cast<int>(threadIdx.x);
+  asm volatile("" : "+r"(thread));
+  return thread;
+}
+
 #define kMinusInfinity __int_as_float(0xff800000)
 
 struct Task {
@@ -42,7 +50,7 @@ struct FirstRows {
   int slot, position;
 };
 __device__ __forceinline__ FirstRows LoadFirstRows(const RowPlan& rows) {
-  const int lane = threadIdx.x % 32;
+  const int lane = Thread() % 32;
   FirstRows first = {0, -1, 0};
   if (lane < rows.capacity) {
     first.slot = __ldcg(rows.slot + lane);
@@ -55,7 +63,7 @@ __device__ __forceinline__ FirstRows LoadFirstRows(const RowPlan& rows) {
 // The index-th task of the plan: runs of rows of one sequence, cut to rows_per_task. For a whole warp.
 __device__ __forceinline__ Task FindTask(const RowPlan& rows, const FirstRows& first_rows, int rows_per_task,
                                 int index) {
-  const int lane = threadIdx.x % 32, n_rows = first_rows.n_rows;
+  const int lane = Thread() % 32, n_rows = first_rows.n_rows;
   int n_tasks = 0, run = 0, last_slot = -1;
   Task task = {0, 0};
   for (int first = 0; first < n_rows; first += 32) {
@@ -144,9 +152,9 @@ class Packed {
         rank_(rank),
         kv_head_(kv_head),
         group_(args.n_heads / args.kv.n_kv_heads),
-        warp_(threadIdx.x / 32),
-        g_(threadIdx.x % 32 / 4),
-        t_(threadIdx.x % 4) {}
+        warp_(Thread() / 32),
+        g_(Thread() % 32 / 4),
+        t_(Thread() % 4) {}
 
  protected:
   __device__ __forceinline__ void Begin(const Task& task, const FirstRows& first_rows) {

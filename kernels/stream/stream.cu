@@ -130,6 +130,7 @@ class Builder {
                        !args.segment[1].accumulate && args.segment[0].weight.n_rows == args.segment[1].weight.n_rows;
     const bool residual = args.segment[0].accumulate, logits = args.src != nullptr || args.dst != nullptr;
     tiles.gated = gated;
+    tiles.residual = residual;
     product.output = gated ? Output::kGated : residual ? Output::kResidual : logits ? Output::kLogits : Output::kF32;
     for (int s = 0; s < kMaxSegments; ++s) {
       tiles.first_group[s] = gated ? 0 : s < args.n_segments ? tiles.n_groups : 1 << 30;
@@ -142,11 +143,18 @@ class Builder {
       tiles.n_groups += (tiles.n_outputs[s] + kTileRows - 1) / kTileRows;
       to.out_stride = from.out_stride;
       to.bias = Widen(from.bias);
-      const int64_t n = int64_t{kMaxRows} * from.out_stride;
+      const int64_t n = int64_t{args.max_rows} * from.out_stride;
       if (residual) {
-        const Buffer old = Find(from.out);
-        if (old.bf16) return 0;
-        to.old = old.place;
+        // One chain of sums, whose outputs keep their blocks.
+        if (args.n_segments != 1 || logits || tiles.count != 0) return 0;
+        if (residual_ != nullptr && (residual_ != from.out || n_residual_ != tiles.n_outputs[0])) return 0;
+        if (residual_ == nullptr) {
+          const Buffer old = Find(from.out);
+          if (old.place.half_bytes != 0) return 0;
+          to.old = old.place;
+        }
+        residual_ = from.out;
+        n_residual_ = tiles.n_outputs[0];
       }
       if (product.output == Output::kLogits) {
         to.out = {reinterpret_cast<char*>(from.out), 0};
@@ -192,11 +200,14 @@ class Builder {
     step.attend.q_norm = Widen(rope.q_norm);
     step.attend.k_norm = Widen(rope.k_norm);
     step.attend.norm_eps = rope.norm_eps;
-    step.attend.layer = n_layers++;
+    ++n_layers;
     step.attend.q = q.place;
     step.attend.k = k.place;
     step.attend.v = v.place;
-    step.attend.out = NewPlace(int64_t{kMaxRows} * rope.n_heads * d * 2);
+    const int64_t n_queries = int64_t{rope.rows.capacity} * rope.n_heads;
+    step.attend.out = NewPlace(n_queries * d * 2);
+    step.attend.sums = NewPlace(n_queries * packed_attention::kCluster * d * 4);
+    step.attend.stats = NewPlace(n_queries * packed_attention::kCluster * 2 * 4);
     buffers_[attention->out] = {step.attend.out, true};
     n_kv_heads = std::max(n_kv_heads, rope.kv.n_kv_heads);
     head_dim = std::max(head_dim, d);
@@ -207,6 +218,8 @@ class Builder {
   const Program& program_;
   const size_t first_;
   std::map<const float*, Buffer> buffers_;
+  const float* residual_ = nullptr;  // what products add to
+  int32_t n_residual_ = 0;
 };
 
 }  // namespace
@@ -259,6 +272,7 @@ bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Param
   for (StreamStep& step : steps) {
     if (step.kind != Kind::kProduct) continue;
     Tiles& tiles = step.product.tiles;
+    if (tiles.residual && (tiles.n_groups + n_blocks - 1) / n_blocks > kMaxResidual) return false;
     const int n_tiles = (tiles.in_dim + kTileCols - 1) / kTileCols;
     tiles.slab_tiles = n_tiles;
     if (tiles.in_dim * max_rows * 2 <= params.work_bytes) continue;
@@ -307,15 +321,11 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   impl->n_blocks = MultiprocessorCount();
   Params& params = impl->params;
   if (!CutShared(builder.steps, builder.max_rows, builder.head_dim, params, impl->n_blocks, &impl->shared_bytes)) return nullptr;
-  const int64_t shares = int64_t{kMaxRows} * builder.n_kv_heads, parts = shares * packed_attention::kCluster;
   params.half_bytes = builder.half_bytes;
   params.halves = impl->New<char>(2 * builder.half_bytes, 0xff);
-  params.sums = impl->New<float>(parts * packed_attention::kQueries * builder.head_dim, 0);
-  params.stats = impl->New<float2>(parts * packed_attention::kQueries, 0);
-  params.stamps = impl->New<uint32_t>(parts, 0);
   params.turn = impl->New<uint32_t>(2, 0);
   auto* widened = impl->New<float>(builder.n_widened, 0);
-  if (impl->memory.size() != 6) return nullptr;
+  if (impl->memory.size() != 3) return nullptr;
 
   std::vector<Tiles> tiles;
   const auto place = [&](Place& p) {
@@ -342,7 +352,10 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
       place(segment.out);
       place(segment.old);
     }
-    for (Place* p : {&step.attend.q, &step.attend.k, &step.attend.v, &step.attend.out}) place(*p);
+    for (Place* p : {&step.attend.q, &step.attend.k, &step.attend.v, &step.attend.out, &step.attend.sums,
+                     &step.attend.stats}) {
+      place(*p);
+    }
     if (step.kind == Kind::kProduct) tiles.push_back(step.product.tiles);
   }
   auto* device_steps = impl->New<StreamStep>(static_cast<int64_t>(builder.steps.size()), 0);
@@ -370,7 +383,6 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   params.attention = builder.attention_args;
   params.n_steps = static_cast<int32_t>(builder.steps.size());
   params.n_products = static_cast<int32_t>(tiles.size());
-  params.n_layers = builder.n_layers;
   TANDEM_CUDA_CHECK(
       cudaFuncSetAttribute(RunStream, cudaFuncAttributeMaxDynamicSharedMemorySize, impl->shared_bytes));
   return std::unique_ptr<StreamKernel>(new StreamKernel(std::move(impl)));

@@ -39,8 +39,8 @@ struct Fixed {
   uint64_t full[kMaxStages], empty[kMaxStages];  // barriers: a tile is there; is used
   float squares[kMaxRows][kWorkers];
   float sums[2][kWorkers][kMaxRows][kSumPitch];
+  float residual[kMaxResidual][kMaxRows][kTileRows];  // of the outputs of this block in products that add to the input
   int32_t turn;  // which half of the buffers
-  uint32_t stamp;
   int32_t n_rows, n_logits;
   int32_t slot[kMaxRows], position[kMaxRows];
 };
@@ -58,13 +58,7 @@ __device__ __forceinline__ Fixed& Common() { return *reinterpret_cast<Fixed*>(Me
 __device__ __forceinline__ char* Work() { return Memory() + kFixedBytes; }
 __device__ __forceinline__ char* Ring() { return Work() + Common().params.work_bytes; }
 
-// The thread's number among the workers, as something that the compiler does not know: what phases compute from it would
-// otherwise all be computed before the first step, and held.
-__device__ __forceinline__ int Thread() {
-  int thread = static_cast<int>(threadIdx.x);
-  asm volatile("" : "+r"(thread));
-  return thread;
-}
+using packed_attention::Thread;
 
 // Some seconds of looking: something is wrong, and a run that fails is better than one that hangs.
 class Patience {
@@ -119,18 +113,16 @@ __device__ __forceinline__ bool AllThere32(const uint4& v) {
 __device__ __forceinline__ bool AllThere16(const uint4& v) {
   return (__vcmpeq2(v.x, kAbsent) | __vcmpeq2(v.y, kAbsent) | __vcmpeq2(v.z, kAbsent) | __vcmpeq2(v.w, kAbsent)) == 0;
 }
-__device__ __forceinline__ float AwaitFloat(const float* p) {
-  Patience patience;
-  float v = LoadRelaxed(p);
-  while (!IsThere(v)) {
-    patience.Spend();
-    v = LoadRelaxed(p);
-  }
+__device__ __forceinline__ float2 LoadRelaxed8(const void* p) {
+  float2 v;
+  asm volatile("ld.relaxed.gpu.global.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(p) : "memory");
   return v;
 }
+__device__ __forceinline__ uint32_t Present(float v) {
+  return __float_as_uint(v) == kAbsent ? 0x7fffffffu : __float_as_uint(v);
+}
 __device__ __forceinline__ void StoreRelaxed(float* p, float v) {
-  const uint32_t bits = __float_as_uint(v) == kAbsent ? 0x7fffffffu : __float_as_uint(v);
-  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(bits) : "memory");
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(Present(v)) : "memory");
 }
 
 // --- The copier ---
@@ -140,8 +132,10 @@ struct Round {
   int before = 0;  // groups of the products so far, modulo the number of blocks
 
   // The first group of the next product that is this block's; others follow at a distance of as many as there are blocks.
-  __device__ __forceinline__ int Next(int n_groups) {
-    const int n_blocks = static_cast<int>(gridDim.x);
+  // Those of a residual begin at block 0 always, so that an output has one block.
+  __device__ __forceinline__ int Next(const Tiles& tiles) {
+    const int n_groups = tiles.n_groups, n_blocks = static_cast<int>(gridDim.x);
+    if (tiles.residual) before = 0;
     int first = static_cast<int>(blockIdx.x) - before;
     if (first < 0) first += n_blocks;
     before = (before + n_groups) % n_blocks;
@@ -189,7 +183,7 @@ class Copier {
       if (p + 1 < params.n_products && lane_ < kWords) {
         word = reinterpret_cast<const uint32_t*>(params.tiles + p + 1)[lane_];
       }
-      if ((tiles.count == 0 ? n_rows : n_logits) > 0) Copy(tiles, round.Next(tiles.n_groups));
+      if ((tiles.count == 0 ? n_rows : n_logits) > 0) Copy(tiles, round.Next(tiles));
     }
   }
 
@@ -267,17 +261,8 @@ __device__ __forceinline__ float4 Float4(const uint4& bits) {
 __device__ __forceinline__ bool AllThere(const float4& v) {
   return IsThere(v.x) && IsThere(v.y) && IsThere(v.z) && IsThere(v.w);
 }
-__device__ __forceinline__ void Await(const float* p, float4& v) {
-  if (AllThere(v)) return;
-  Patience patience;
-  do {
-    patience.Spend();
-    v = Float4(LoadRelaxed16(p));
-  } while (!AllThere(v));
-}
-
 // Rows of an fp32 input from first_row on, R at most: what registers hold.
-constexpr int kRowsAtOnce = 4;
+constexpr int kRowsAtOnce = 5;
 template <int R>
 __device__ __forceinline__ void LoadRows(const Product& product, int first_row, int all_rows) {
   constexpr int kParts = kMaxInDim / kPieceCols;
@@ -294,39 +279,53 @@ __device__ __forceinline__ void LoadRows(const Product& product, int first_row, 
     const int row = first_row + min(m, n_rows - 1);
     offset[m] = (product.src != nullptr ? __ldcg(product.src + row) : row) * in_stride;
   }
-  // One piece first: many threads that look at much would keep memory from those they wait for.
-  if (wait && n_parts > 0) {
-    Patience patience;
-    while (!AllThere32(LoadRelaxed16(in + offset[0]))) patience.Spend();
-  }
-  float4 v[R][kParts][2];
+  const float* norm = product.norm;
+  float4 gain[kParts][2];
 #pragma unroll
-  for (int m = 0; m < R; ++m) {
+  for (int i = 0; i < kParts; ++i) {
 #pragma unroll
-    for (int i = 0; i < kParts; ++i) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        v[m][i][j] = {0, 0, 0, 0};
-        if (m < n_rows && i < n_parts) v[m][i][j] = Float4(LoadRelaxed16(in + offset[m] + i * kPieceCols + 4 * j));
+    for (int j = 0; j < 2; ++j) {
+      gain[i][j] = {1, 1, 1, 1};
+      if (norm != nullptr && i < n_parts) {
+        gain[i][j] = *reinterpret_cast<const float4*>(norm + col + i * kPieceCols + 4 * j);
       }
     }
   }
-  if (wait) {
+  // Of several rows one piece first: many threads that look at much would keep memory from those they wait for.
+  if (R > 1 && wait && n_parts > 0) {
+    Patience patience;
+    while (!AllThere32(LoadRelaxed16(in + offset[0] + (n_parts - 1) * kPieceCols))) patience.Spend();
+  }
+  float4 v[R][kParts][2];
+  const auto look = [&](bool again) {
+    bool all = true;
 #pragma unroll
     for (int m = 0; m < R; ++m) {
 #pragma unroll
       for (int i = 0; i < kParts; ++i) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          if (m < n_rows && i < n_parts) Await(in + offset[m] + i * kPieceCols + 4 * j, v[m][i][j]);
+          if (!again) v[m][i][j] = {0, 0, 0, 0};
+          if (m < n_rows && i < n_parts && (!again || !AllThere(v[m][i][j]))) {
+            v[m][i][j] = Float4(LoadRelaxed16(in + offset[m] + i * kPieceCols + 4 * j));
+          }
         }
       }
     }
+#pragma unroll
+    for (int m = 0; m < R; ++m) {
+#pragma unroll
+      for (int i = 0; i < kParts; ++i) all &= AllThere(v[m][i][0]) && AllThere(v[m][i][1]);
+    }
+    return all;
+  };
+  if (!look(false) && wait) {
+    Patience patience;
+    do patience.Spend();
+    while (!look(true));
   }
-  const float* norm = product.norm;
   float scales = 1;
   if (norm != nullptr) {
-    norm += col;
 #pragma unroll
     for (int m = 0; m < R; ++m) {
       float sum = 0;
@@ -342,19 +341,14 @@ __device__ __forceinline__ void LoadRows(const Product& product, int first_row, 
   const Input16 to(Work(), all_rows, col, first_row);
 #pragma unroll
   for (int i = 0; i < kParts; ++i) {
-    float4 low = {1, 1, 1, 1}, high = low;
-    if (norm != nullptr && i < n_parts) {
-      low = *reinterpret_cast<const float4*>(norm + i * kPieceCols);
-      high = *reinterpret_cast<const float4*>(norm + i * kPieceCols + 4);
-    }
 #pragma unroll
     for (int m = 0; m < R; ++m) {
       const float scale = __shfl_sync(~0u, scales, m);
       if (m >= n_rows || i >= n_parts) continue;
       float4 a = v[m][i][0], b = v[m][i][1];
       if (norm != nullptr) {
-        a = strands::Scaled(a, scale, low);
-        b = strands::Scaled(b, scale, high);
+        a = strands::Scaled(a, scale, gain[i][0]);
+        b = strands::Scaled(b, scale, gain[i][1]);
       }
       *to.at(i * kPieceCols, m) = strands::Round8(a, b);
     }
@@ -377,32 +371,48 @@ class Pieces {
     n_cols_ = n_cols;
     row_ = part_ = 0;
   }
-  __device__ __forceinline__ void Ask() {
-    int row = row_, part = part_;
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      if (row < n_rows_ && Mine(part)) piece_[j] = LoadRelaxed16(At(row, part));
-      Step(row, part);
-    }
+  // Waits for the last piece of this thread: the others come earlier, as a rule.
+  __device__ __forceinline__ void AwaitLast() const {
+    const int part = (n_cols_ - 1 - thread_ * 8) / kPieceCols * kPieceCols;
+    if (thread_ * 8 >= n_cols_) return;
+    Patience patience;
+    while (!AllThere16(LoadRelaxed16(At(0, part)))) patience.Spend();
   }
+  __device__ __forceinline__ void Ask() { Look(false); }
   __device__ __forceinline__ void Store(char* to) {
+    Patience patience;
+    while (true) {
+      bool all = true;
+      int row = row_, part = part_;
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        if (row < n_rows_ && Mine(part)) all &= AllThere16(piece_[j]);
+        Step(row, part);
+      }
+      if (all) break;
+      patience.Spend();
+      Look(true);
+    }
     const Input16 to_here(to, n_rows_, thread_ * 8, 0);
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
-      if (row_ < n_rows_ && Mine(part_)) {
-        Patience patience;
-        while (!AllThere16(piece_[j])) {
-          patience.Spend();
-          piece_[j] = LoadRelaxed16(At(row_, part_));
-        }
-        *to_here.at(part_, row_) = piece_[j];
-      }
+      if (row_ < n_rows_ && Mine(part_)) *to_here.at(part_, row_) = piece_[j];
       Step(row_, part_);
     }
   }
 
  private:
   static constexpr int kAhead = 8;
+  // Asks for all pieces, or again for those that were not there.
+  __device__ __forceinline__ void Look(bool again) {
+    int row = row_, part = part_;
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (!again) piece_[j] = {0, 0, 0, 0};
+      if (row < n_rows_ && Mine(part) && (!again || !AllThere16(piece_[j]))) piece_[j] = LoadRelaxed16(At(row, part));
+      Step(row, part);
+    }
+  }
   __device__ __forceinline__ bool Mine(int part) const { return part + thread_ * 8 < n_cols_; }
   __device__ __forceinline__ const uint16_t* At(int row, int part) const { return in_ + row * stride_ + first_ + part; }
   __device__ __forceinline__ void Step(int& row, int& part) const {
@@ -421,6 +431,7 @@ class Pieces {
 __device__ __forceinline__ void LoadAll(const Product& product, int n_rows) {
   Pieces pieces(product, n_rows);
   pieces.Begin(0, product.tiles.in_dim);
+  if (product.tiles.in_dim * n_rows > 2 * kPieceCols) pieces.AwaitLast();
 #pragma unroll 1
   while (pieces.Left()) {
     pieces.Ask();
@@ -489,91 +500,101 @@ class Multiplier {
   const uint32_t full_, empty_;
 };
 
-// Who ends which output: of a group, thread i (turned from group to group) output i % 16 of row i / 16; gated, i % 8 of row
-// i / 8.
-struct Finisher {
-  const Segment* segment;  // null: this thread has no output
-  int output, row, place;
-  float old;
-};
-__device__ __forceinline__ const float* OldAt(const Finisher& finisher) {
-  const Segment& segment = *finisher.segment;
-  return segment.old.at<float>(Common().turn) + finisher.row * segment.out_stride + finisher.output;
-}
-__device__ __forceinline__ Finisher BeginGroup(const Product& product, int group, int n_rows) {
-  Finisher finisher = {nullptr, 0, 0, 0, 0};
-  const bool gated = product.output == Output::kGated;
-  const int shift = gated ? 3 : 4;
-  const int i = (Thread() + (group & 7) * 32) % kWorkerThreads;
-  finisher.row = i >> shift;
-  if (group >= product.tiles.n_groups || finisher.row >= n_rows) return finisher;
-  int segment = 0;
-  if (!gated) {
-    while (segment + 1 < kMaxSegments && group >= product.tiles.first_group[segment + 1]) ++segment;
+// Ends the outputs of groups, in rising order: thread i output i % 16 of row i / 16; gated, i % 8 of row i / 8.
+class Finisher {
+ public:
+  __device__ __forceinline__ Finisher(const Product& product, int n_rows)
+      : product_(product),
+        thread_(Thread()),
+        n_rows_(n_rows),
+        output_(product.output),
+        shift_(output_ == Output::kGated ? 3 : 4),
+        row_(thread_ >> shift_),
+        place_(thread_ & ((1 << shift_) - 1)) {
+    Enter(0);
   }
-  finisher.place = i & ((1 << shift) - 1);
-  finisher.output = ((group - product.tiles.first_group[segment]) << shift) + finisher.place;
-  if (finisher.output >= product.tiles.n_outputs[segment]) return finisher;
-  finisher.segment = &product.segment[segment];
-  if (product.output == Output::kResidual) finisher.old = LoadRelaxed(OldAt(finisher));
-  return finisher;
-}
-// Of the output itself (from 0), or of the one that it gates (8).
-__device__ __forceinline__ float Total(const float* sums, const Finisher& finisher, int from) {
-  const float* at = sums + finisher.row * kSumPitch + finisher.place + from;
-  float total = 0;
+
+  __device__ __forceinline__ void Finish(int group, const float (&sum)[4], Progress& progress) {
+    float* sums = Common().sums[progress.n_groups++ & 1][0][0];
+    const int lane = thread_ % 32, g = lane / 4, t = lane % 4;
+    float* mine = sums + (thread_ / 32 * kMaxRows + 2 * t) * kSumPitch + g;
+    if (2 * t < n_rows_) mine[0] = sum[0], mine[8] = sum[2];
+    if (2 * t + 1 < n_rows_) mine[kSumPitch] = sum[1], mine[kSumPitch + 8] = sum[3];
+    Meet();
+    if (row_ >= n_rows_) return;
+    while (group >= end_) Enter(segment_ + 1);
+    const int output = ((group - begin_) << shift_) + place_;
+    if (output >= n_outputs_) return;
+    const float value = Total(sums, 0, bias_, output);
+    float* out = out_ + output;
+    switch (output_) {
+      case Output::kF32:
+        StoreRelaxed(out, value);
+        break;
+      case Output::kResidual: {
+        float& old = Common().residual[group / static_cast<int>(gridDim.x)][row_][place_];
+        const float first = old_ != nullptr ? __ldcg(old_ + output) : old;
+        old = first + value;
+        StoreRelaxed(out, old);
+        break;
+      }
+      case Output::kGated: {
+        const float up = Total(sums, 8, up_bias_, output);
+        const auto bits = static_cast<uint16_t>(strands::RoundPair(value / (1.f + expf(-value)) * up, 0));
+        asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(reinterpret_cast<uint16_t*>(out_) + output), "h"(bits)
+                     : "memory");
+        break;
+      }
+      case Output::kLogits:
+        *out = value;
+        break;
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void Enter(int segment) {
+    segment_ = segment;
+    const Tiles& tiles = product_.tiles;
+    const bool last = output_ == Output::kGated || segment + 1 == kMaxSegments;
+    begin_ = tiles.first_group[segment];
+    end_ = last ? 1 << 30 : tiles.first_group[segment + 1];
+    n_outputs_ = tiles.n_outputs[segment];
+    if (row_ >= n_rows_) return;
+    const Segment& to = product_.segment[segment];
+    const int turn = Common().turn;
+    const int64_t row = product_.dst != nullptr ? __ldcg(product_.dst + row_) : row_;
+    bias_ = to.bias;
+    up_bias_ = output_ == Output::kGated ? product_.segment[1].bias : nullptr;
+    old_ = to.old.data != nullptr ? to.old.at<float>(turn) + row_ * to.out_stride : nullptr;
+    out_ = output_ == Output::kGated ? reinterpret_cast<float*>(to.out.at<uint16_t>(turn) + row * to.out_stride)
+                                     : to.out.at<float>(turn) + row * to.out_stride;
+  }
+  __device__ __forceinline__ float Total(const float* sums, int from, const float* bias, int output) const {
+    const float* at = sums + row_ * kSumPitch + place_ + from;
+    float total = 0;
 #pragma unroll
-  for (int s = 0; s < kWorkers; ++s) total += at[s * kMaxRows * kSumPitch];
-  const float* bias = finisher.segment[from == 0 ? 0 : 1].bias;
-  if (bias != nullptr) total += bias[finisher.output];
-  return total;
-}
-__device__ __forceinline__ void FinishGroup(const Product& product, const Finisher& finisher, int n_rows,
-                                            const float (&sum)[4], Progress& progress) {
-  float* sums = Common().sums[progress.n_groups++ & 1][0][0];
-  const int thread = Thread(), lane = thread % 32, g = lane / 4, t = lane % 4;
-  float* mine = sums + (thread / 32 * kMaxRows + 2 * t) * kSumPitch + g;
-  if (2 * t < n_rows) mine[0] = sum[0], mine[8] = sum[2];
-  if (2 * t + 1 < n_rows) mine[kSumPitch] = sum[1], mine[kSumPitch + 8] = sum[3];
-  Meet();
-  if (finisher.segment == nullptr) return;
-  const float value = Total(sums, finisher, 0);
-  const Segment& segment = *finisher.segment;
-  const int64_t at = finisher.row * segment.out_stride + finisher.output;
-  switch (product.output) {
-    case Output::kF32:
-      StoreRelaxed(segment.out.at<float>(Common().turn) + at, value);
-      break;
-    case Output::kResidual: {
-      float old = finisher.old;
-      if (!IsThere(old) && segment.old.half_bytes != 0) old = AwaitFloat(OldAt(finisher));
-      StoreRelaxed(segment.out.at<float>(Common().turn) + at, old + value);
-      break;
-    }
-    case Output::kGated: {
-      const float up = Total(sums, finisher, 8);
-      const auto bits = static_cast<uint16_t>(strands::RoundPair(value / (1.f + expf(-value)) * up, 0));
-      asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(segment.out.at<uint16_t>(Common().turn) + at), "h"(bits)
-                   : "memory");
-      break;
-    }
-    case Output::kLogits: {
-      const int64_t row = product.dst != nullptr ? __ldcg(product.dst + finisher.row) : finisher.row;
-      segment.out.at<float>(0)[row * segment.out_stride + finisher.output] = value;
-      break;
-    }
+    for (int s = 0; s < kWorkers; ++s) total += at[s * kMaxRows * kSumPitch];
+    return bias != nullptr ? total + bias[output] : total;
   }
-}
+
+  const Product& product_;
+  const int thread_, n_rows_;
+  const Output output_;
+  const int shift_, row_, place_;
+  int segment_ = 0, begin_ = 0, end_ = 0, n_outputs_ = 0;
+  const float *bias_ = nullptr, *up_bias_ = nullptr, *old_ = nullptr;
+  float* out_ = nullptr;
+};
 
 __device__ __forceinline__ Progress MultiplyGroups(const Product& product, int first, int n_rows, Progress progress) {
   const Multiplier multiplier(product, n_rows);
+  Finisher finisher(product, n_rows);
   const int n_groups = product.tiles.n_groups, in_dim = product.tiles.in_dim;
 #pragma unroll 1
   for (int group = first; group < n_groups; group += static_cast<int>(gridDim.x)) {
-    const Finisher finisher = BeginGroup(product, group, n_rows);
     float sum[4] = {0, 0, 0, 0};
     multiplier.AddTiles(0, in_dim, Work(), progress, sum);
-    FinishGroup(product, finisher, n_rows, sum, progress);
+    finisher.Finish(group, sum, progress);
   }
   return progress;
 }
@@ -604,15 +625,16 @@ __device__ __forceinline__ Progress MultiplySlabs(const Product& product, int fi
     if (next < in_dim) pieces.Store(Work() + (half ^ 1) * half_bytes);
     Meet();
   }
-  FinishGroup(product, BeginGroup(product, first, n_rows), n_rows, sum, progress);
-  if (two) FinishGroup(product, BeginGroup(product, second, n_rows), n_rows, second_sum, progress);
+  Finisher finisher(product, n_rows);
+  finisher.Finish(first, sum, progress);
+  if (two) finisher.Finish(second, second_sum, progress);
   return progress;
 }
 
 __device__ __forceinline__ void RunProduct(const Product& product, Round& round, Progress& progress) {
   const int n_rows = product.tiles.count == 0 ? Common().n_rows : Common().n_logits;
   if (n_rows == 0) return;
-  const int first = round.Next(product.tiles.n_groups);
+  const int first = round.Next(product.tiles);
   if (first >= product.tiles.n_groups) return;
   if (product.tiles.slab_tiles * kTileCols < product.tiles.in_dim) {
     progress = MultiplySlabs(product, first, n_rows, progress);
@@ -632,45 +654,67 @@ __device__ __forceinline__ void RunProduct(const Product& product, Round& round,
 // The head of a row that a warp holds: values lane + 32 j and, half a head later, their partners. As rope_cuda.cu rotates.
 template <int D>
 struct Head {
-  float low[D / 64], high[D / 64];
+  float low[D / 64] = {}, high[D / 64] = {};
 
-  __device__ __forceinline__ void Await(const float* from) {
+  __device__ __forceinline__ void Look(const float* from) {
     const int lane = Thread() % 32;
+#pragma unroll
+    for (int j = 0; j < D / 64; ++j) {
+      low[j] = LoadRelaxed(from + lane + 32 * j);
+      high[j] = LoadRelaxed(from + D / 2 + lane + 32 * j);
+    }
+  }
+  __device__ __forceinline__ void Await(const float* from) {
     Patience patience;
     while (true) {
       bool all = true;
 #pragma unroll
-      for (int j = 0; j < D / 64; ++j) {
-        low[j] = LoadRelaxed(from + lane + 32 * j);
-        high[j] = LoadRelaxed(from + D / 2 + lane + 32 * j);
-        all &= IsThere(low[j]) && IsThere(high[j]);
-      }
+      for (int j = 0; j < D / 64; ++j) all &= IsThere(low[j]) && IsThere(high[j]);
       if (all) return;
       patience.Spend();
+      Look(from);
     }
   }
-  __device__ __forceinline__ void Rotate(const float* norm, float eps, const float* cos_sin) {
+};
+
+// What rotates a head: loaded before the head is there.
+template <int D>
+struct Rotation {
+  float cos[D / 64], sin[D / 64], low_gain[D / 64], high_gain[D / 64];
+  bool norm;
+  float eps;
+
+  __device__ __forceinline__ Rotation(const float* gain, float given_eps, const float* cos_sin)
+      : norm(gain != nullptr), eps(given_eps) {
     const int lane = Thread() % 32;
+#pragma unroll
+    for (int j = 0; j < D / 64; ++j) {
+      const int i = lane + 32 * j;
+      cos[j] = __ldcg(cos_sin + i);
+      sin[j] = __ldcg(cos_sin + D / 2 + i);
+      low_gain[j] = norm ? gain[i] : 1;
+      high_gain[j] = norm ? gain[D / 2 + i] : 1;
+    }
+  }
+  __device__ __forceinline__ void Turn(Head<D>& head) const {
     if (norm) {
       float sum = 0;
 #pragma unroll
-      for (int j = 0; j < D / 64; ++j) sum = fmaf(low[j], low[j], sum);
+      for (int j = 0; j < D / 64; ++j) sum = fmaf(head.low[j], head.low[j], sum);
 #pragma unroll
-      for (int j = 0; j < D / 64; ++j) sum = fmaf(high[j], high[j], sum);
+      for (int j = 0; j < D / 64; ++j) sum = fmaf(head.high[j], head.high[j], sum);
       const float scale = 1.f / sqrtf(strands::Butterfly(sum) / static_cast<float>(D) + eps);
 #pragma unroll
       for (int j = 0; j < D / 64; ++j) {
-        const int i = lane + 32 * j;
-        low[j] = low[j] * scale * norm[i];
-        high[j] = high[j] * scale * norm[D / 2 + i];
+        head.low[j] = head.low[j] * scale * low_gain[j];
+        head.high[j] = head.high[j] * scale * high_gain[j];
       }
     }
 #pragma unroll
     for (int j = 0; j < D / 64; ++j) {
-      const int i = lane + 32 * j;
-      const float cos = __ldcg(cos_sin + i), sin = __ldcg(cos_sin + D / 2 + i), a = low[j], b = high[j];
-      low[j] = a * cos - b * sin;
-      high[j] = b * cos + a * sin;
+      const float a = head.low[j], b = head.high[j];
+      head.low[j] = a * cos[j] - b * sin[j];
+      head.high[j] = b * cos[j] + a * sin[j];
     }
   }
 };
@@ -690,15 +734,12 @@ class StreamAttention : packed_attention::Packed<D, 1> {
   static constexpr int kBlockKeys = packed_attention::kBlockKeys;
 
  public:
-  __device__ __forceinline__ StreamAttention(const Attend& attend, int kv_head, int rank, int share,
-                                             int32_t first_page)
+  __device__ __forceinline__ StreamAttention(const Attend& attend, int kv_head, int rank, int32_t first_page)
       : Base(attend.attention, kv_head, rank, reinterpret_cast<float*>(Work()), Common().params.n_sums),
-        params_(Common().params),
         attend_(attend),
         turn_(Common().turn),
         n_rows_(Common().n_rows),
         first_rows_(RowsOfForward()),
-        share_(share),
         first_page_(first_page) {}
 
   __device__ __forceinline__ void Run(const packed_attention::Task& task) {
@@ -709,7 +750,8 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     const int first_new = __reduce_min_sync(~0u, mine ? first_rows_.position : 0x7fffffff);
     int first = this->first_key();
     int64_t at = 0;  // of the first key, in bytes
-    typename Base::Keys keys;
+    // All that is loaded on a condition begins as 0: else registers would be kept for it through the whole program.
+    typename Base::Keys keys = {};
     if (first < this->n_keys_) at = FirstByte(first);
     const bool early = first + packed_attention::kWarpKeys <= min(first_new, this->n_keys_);
     if (early) {
@@ -722,7 +764,7 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     if (!early && first < this->n_keys_) this->LoadKeysAt(first, keys, ByteOf{first, at});
     // Registers hold 64 values of a head at a time. What fits into one turn of the blocks is scored once for all of them.
     const bool once = this->n_keys_ <= kCluster * kBlockKeys;
-    typename Base::Scores score;
+    typename Base::Scores score = {};
     if (first < this->n_keys_) this->Score(first, keys, score);
 #pragma unroll 1
     for (int half = 0; half < D / 64; ++half) {
@@ -736,7 +778,7 @@ class StreamAttention : packed_attention::Packed<D, 1> {
       }
 #pragma unroll 1
       while (first < this->n_keys_) {
-        typename Base::Values values;
+        typename Base::Values values = {};
         this->LoadValuesAt(first, half, values, ByteOf{first, at});
         this->Accumulate(first, half, score, values);
         if (once) break;
@@ -746,7 +788,6 @@ class StreamAttention : packed_attention::Packed<D, 1> {
       this->ShareSums(half);
     }
     Send();
-    Receive();
     Finish();
   }
 
@@ -759,7 +800,7 @@ class StreamAttention : packed_attention::Packed<D, 1> {
   };
   __device__ __forceinline__ void ScoreAgain(int first, int64_t& at, typename Base::Scores& score) {
     at = FirstByte(first);
-    typename Base::Keys keys;
+    typename Base::Keys keys = {};
     this->LoadKeysAt(first, keys, ByteOf{first, at});
     this->Score(first, keys, score);
   }
@@ -789,9 +830,12 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     for (int query = warp; query < kQueries; query += kWorkers) {
       Head<D> head = {};
       if (query < this->n_queries_) {
-        head.Await(attend_.q.template at<float>(turn_) + this->QueryOffset(query));
-        head.Rotate(attend_.q_norm, attend_.norm_eps,
-                    attend_.cos_sin + static_cast<int64_t>(this->task_.row + query / this->group_) * D);
+        const float* from = attend_.q.template at<float>(turn_) + this->QueryOffset(query);
+        head.Look(from);
+        const Rotation<D> rotation(attend_.q_norm, attend_.norm_eps,
+                                   attend_.cos_sin + static_cast<int64_t>(this->task_.row + query / this->group_) * D);
+        head.Await(from);
+        rotation.Turn(head);
       }
 #pragma unroll
       for (int j = 0; j < D / 64; ++j) {
@@ -816,17 +860,22 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     for (int r = 0; r < n_rows_; ++r) {
       const int slot = __shfl_sync(~0u, first_rows_.slot, r);
       const int position = __shfl_sync(~0u, first_rows_.position, r);
-      const bool takes = r % kWorkers == warp && slot == this->slot_ && position < this->n_keys_ &&
+      // The last warps have the fewest queries.
+      const bool takes = kWorkers - 1 - r % kWorkers == warp && slot == this->slot_ && position < this->n_keys_ &&
                          position / kBlockKeys % kCluster == this->rank_;
       if (!takes) continue;
       const int64_t from = (static_cast<int64_t>(r) * kv.n_kv_heads + this->kv_head_) * D;
       const int64_t to = kv.offset(slot, this->kv_head_, position);
-      Head<D> head;
-      head.Await(attend_.v.template at<float>(turn_) + from);
-      Append(kv.v, to, lane, head);
-      head.Await(attend_.k.template at<float>(turn_) + from);
-      head.Rotate(attend_.k_norm, attend_.norm_eps, attend_.cos_sin + static_cast<int64_t>(r) * D);
-      Append(kv.k, to, lane, head);
+      const float *k = attend_.k.template at<float>(turn_) + from, *v = attend_.v.template at<float>(turn_) + from;
+      Head<D> key, value;
+      value.Look(v);
+      key.Look(k);
+      const Rotation<D> rotation(attend_.k_norm, attend_.norm_eps, attend_.cos_sin + static_cast<int64_t>(r) * D);
+      value.Await(v);
+      Append(kv.v, to, lane, value);
+      key.Await(k);
+      rotation.Turn(key);
+      Append(kv.k, to, lane, key);
     }
   }
   __device__ __forceinline__ static void Append(void* cache, int64_t to, int lane, const Head<D>& head) {
@@ -838,57 +887,53 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     }
   }
 
+  // Of a query: [rank], before D values each.
   __device__ __forceinline__ int64_t SumsOf(int rank, int query) const {
-    return (static_cast<int64_t>(share_) * kCluster + rank) * kQueries + query;
+    return this->QueryOffset(query) / D * kCluster + rank;
   }
 
-  // This block's sums to memory, and the word that they are there.
+  // This block's sums to memory.
   __device__ __forceinline__ void Send() const {
+    float* sums = attend_.sums.template at<float>(turn_);
+    float* stats = attend_.stats.template at<float>(turn_);
     for (int i = Thread(); i < this->n_queries_ * (D / 4); i += kWorkerThreads) {
       const int query = i / (D / 4), quad = i % (D / 4);
-      __stcg(reinterpret_cast<float4*>(params_.sums + SumsOf(this->rank_, query) * D + quad * 4),
-             this->BlockSum(query, quad * 4));
-      if (quad == 0) {
-        __stcg(params_.stats + SumsOf(this->rank_, query), float2{this->BlockMax(query), this->BlockTotal(query)});
-      }
-    }
-    Meet();
-    if (Thread() == 0) {
-      asm volatile("fence.acq_rel.gpu;\nst.relaxed.gpu.global.u32 [%0], %1;" ::"l"(params_.stamps + share_ * kCluster +
-                                                                                 this->rank_),
-                   "r"(Stamp())
+      const int64_t to = SumsOf(this->rank_, query);
+      const float4 v = this->BlockSum(query, quad * 4);
+      asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(sums + to * D + quad * 4), "r"(Present(v.x)),
+                   "r"(Present(v.y)), "r"(Present(v.z)), "r"(Present(v.w))
                    : "memory");
-    }
-  }
-  __device__ __forceinline__ uint32_t Stamp() const { return Common().stamp + attend_.layer; }
-  __device__ __forceinline__ void Receive() const {
-    if (Thread() < kCluster) {
-      Patience patience;
-      uint32_t seen;
-      while (true) {
-        asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];"
-                     : "=r"(seen)
-                     : "l"(params_.stamps + share_ * kCluster + Thread())
+      if (quad == 0) {
+        asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(stats + to * 2),
+                     "r"(Present(this->BlockMax(query))), "r"(Present(this->BlockTotal(query)))
                      : "memory");
-        if (seen == Stamp()) break;
-        patience.Spend();
       }
-      asm volatile("fence.acq_rel.gpu;" ::: "memory");
     }
-    Meet();
   }
 
-  // Of every query, this block's values.
+  // Of every query, this block's values, from what all blocks of the task have sent.
   __device__ __forceinline__ void Finish() const {
     constexpr int kQuads = Base::kPart / 4;
+    const float* all_sums = attend_.sums.template at<float>(turn_);
+    const float* all_stats = attend_.stats.template at<float>(turn_);
     for (int i = Thread(); i < this->n_queries_ * kQuads; i += kWorkerThreads) {
       const int query = i / kQuads, at = this->rank_ * Base::kPart + i % kQuads * 4;
-      float2 stats[kCluster];
-      float4 sums[kCluster];
+      const float* from = all_sums + SumsOf(0, query) * D + at;
+      const float* from_stats = all_stats + SumsOf(0, query) * 2;
+      float2 stats[kCluster] = {};
+      float4 sums[kCluster] = {};
+      Patience patience;
+      while (true) {
 #pragma unroll
-      for (int r = 0; r < kCluster; ++r) {
-        stats[r] = __ldcg(params_.stats + SumsOf(r, query));
-        sums[r] = __ldcg(reinterpret_cast<const float4*>(params_.sums + SumsOf(r, query) * D + at));
+        for (int r = 0; r < kCluster; ++r) {
+          sums[r] = Float4(LoadRelaxed16(from + r * D));
+          stats[r] = LoadRelaxed8(from_stats + r * 2);
+        }
+        bool all = true;
+#pragma unroll
+        for (int r = 0; r < kCluster; ++r) all &= AllThere(sums[r]) && IsThere(stats[r].x) && IsThere(stats[r].y);
+        if (all) break;
+        patience.Spend();
       }
       const float4 v = this->Merge(stats, sums);
       const uint32_t low = strands::RoundPair(v.x, v.y), high = strands::RoundPair(v.z, v.w);
@@ -899,11 +944,9 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     }
   }
 
-  const Params& params_;
   const Attend& attend_;
   const int turn_, n_rows_;
   const packed_attention::FirstRows first_rows_;
-  const int share_;  // which task and kv head
   const int32_t first_page_;  // of this warp's first keys; -1: not known
 };
 
@@ -946,7 +989,7 @@ __device__ __forceinline__ void RunAttention(const Attend& attend, FirstShare fi
   packed_attention::Task task = first.task;
   for (int item = block; task.n_rows != 0; item += n_blocks) {
     const int share = item / kCluster;
-    StreamAttention<D>(attend, share % n_kv_heads, item % kCluster, share, item == block ? first.page : -1).Run(task);
+    StreamAttention<D>(attend, share % n_kv_heads, item % kCluster, item == block ? first.page : -1).Run(task);
     Meet();
     // Of every row there is at most one task.
     if ((item + n_blocks) / kCluster >= Common().n_rows * n_kv_heads) break;
@@ -1035,7 +1078,6 @@ __global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__
     PublishBarriers();
     const uint32_t launch = __ldcg(given.turn);
     common.turn = static_cast<int32_t>(launch & 1);
-    common.stamp = launch * static_cast<uint32_t>(given.n_layers) + 1;
     common.n_rows = min(__ldcg(given.n_rows[0]), kMaxRows);
     common.n_logits = min(__ldcg(given.n_rows[1]), kMaxRows);
   }

@@ -14,6 +14,7 @@ namespace tandem::stream {
 constexpr int kMaxRows = 8;  // of a forward: the 8 columns of a tensor core's tile
 constexpr int kMaxInDim = 4096;  // of an input that is fp32: what the threads hold of a row
 constexpr int kMaxHeld = 2;  // groups of a block in a product whose input does not fit into shared memory
+constexpr int kMaxResidual = 4;  // groups of a block in a product that adds to the residual
 constexpr int kMaxStages = 12;
 
 // A buffer. One that steps of this kernel write has two halves, used in turns.
@@ -40,13 +41,14 @@ struct alignas(16) Tiles {
   int32_t in_dim;
   int32_t slab_tiles;  // the input is taken in slabs of so many tiles' columns: over all groups, slab by slab
   int32_t count;       // whose rows: 0 those of the forward, 1 those with logits
-  int32_t gated;
-  int32_t unused[5];
+  int32_t gated, residual;
+  int32_t unused[4];
 };
 static_assert(sizeof(Tiles) == 96);
 
 struct Segment {
-  Place out, old;  // old: what the sum is added to (kResidual)
+  Place out;
+  Place old;  // kResidual: what the first of them adds to; of later ones a block holds it
   int64_t out_stride;
   const float* bias;  // optional
 };
@@ -69,8 +71,8 @@ struct Attend {
   const float* cos_sin;
   const float *q_norm, *k_norm;  // optional
   float norm_eps;
-  int32_t layer;
   Place q, k, v, out;
+  Place sums, stats;  // [rows, n_heads, 8] of the blocks that share a task: head_dim values; largest score and sum
 };
 
 struct alignas(16) StreamStep {
@@ -88,10 +90,7 @@ struct Params {
   uint32_t* turn;       // launches so far; blocks of this one that are done
   char* halves;         // [2][half_bytes] all buffers with two halves
   int64_t half_bytes;   // a multiple of 16
-  float* sums;          // [groups][8][16][head_dim] attention's, of the blocks that share a task
-  float2* stats;        // [groups][8][16]
-  uint32_t* stamps;     // [groups][8]
-  int32_t n_steps, n_products, n_layers;
+  int32_t n_steps, n_products;
   int32_t n_stages, in_flight;
   int64_t* times;      // [blocks][n_steps][2] cycles at a step's beginning and end; null: not wanted
   int32_t n_sums;      // of attention: as packed_attention.cuh
