@@ -1,7 +1,7 @@
 // Kernels on a GPU: how fast memory can be read, every product of some models, and whole forwards as one graph, step by
 // step and as one stream kernel, with random weights. Each beside its floor: bytes over the read rate of the same run.
 //
-//   build/bench_kernels_cuda [read] [products] [forwards]      all if none is named
+//   build/bench_kernels_cuda [read] [products] [forwards] [8B] [1B] [0.6B] [ROWS]...      all of a kind if none is named
 //
 // Times are medians over repetitions; every repetition reads weights that the cache does not hold.
 #include <cuda_runtime.h>
@@ -101,9 +101,20 @@ class Memory {
   std::vector<void*> all_;
 };
 
+// What to measure: all if empty.
+struct Only {
+  std::vector<std::string> models;
+  std::vector<int> rows;
+
+  bool Has(const char* model) const {
+    return models.empty() || std::find(models.begin(), models.end(), model) != models.end();
+  }
+  bool Has(int n) const { return rows.empty() || std::find(rows.begin(), rows.end(), n) != rows.end(); }
+};
+
 class Bench {
  public:
-  Bench() {
+  explicit Bench(const Only& only) : only_(only) {
     TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     TANDEM_CUDA_CHECK(cudaEventCreate(&begin_));
     TANDEM_CUDA_CHECK(cudaEventCreate(&end_));
@@ -121,8 +132,11 @@ class Bench {
   void Products() {
     std::printf("\n| product | out x in | rows | us | GB/s | x floor |\n|---|---|--:|--:|--:|--:|\n");
     for (const StackCase& model : kModels) {
+      if (!only_.Has(model.name)) continue;
       for (Kind kind : {kQkv, kO, kGateUp, kDown, kHead}) {
-        for (int rows : kRows) Product(model, kind, rows);
+        for (int rows : kRows) {
+          if (only_.Has(rows)) Product(model, kind, rows);
+        }
       }
     }
   }
@@ -132,7 +146,7 @@ class Bench {
                 kContext);
     for (int rows : kRows) {
       for (const StackCase& model : kModels) {
-        Forward(model, rows);
+        if (only_.Has(model.name) && only_.Has(rows)) Forward(model, rows);
       }
     }
   }
@@ -310,16 +324,30 @@ class Bench {
     const std::vector<int64_t> cycles = kernel.StepCycles();
     const std::vector<std::string> names = kernel.StepNames();
     const double mhz = DeviceAttribute(cudaDevAttrClockRate) * 1e-3;
-    const size_t n = names.size(), n_blocks = cycles.size() / n / 2;
-    std::map<std::string, std::pair<double, int>> sums;
+    const size_t n = names.size(), n_blocks = cycles.size() / n / 4;
+    struct Sums {
+      double part[3] = {}, whole = 0;
+      int n = 0, n_whole = 0;
+    };
+    std::map<std::string, Sums> sums;
     for (size_t s = 0; s < n; ++s) {
-      double sum = 0;
-      for (size_t b = 0; b < n_blocks; ++b) sum += static_cast<double>(cycles[(b * n + s) * 2 + 1] - cycles[(b * n + s) * 2]);
-      sums[names[s]].first += sum / n_blocks;
-      ++sums[names[s]].second;
+      Sums& sum = sums[names[s]];
+      for (size_t b = 0; b < n_blocks; ++b) {
+        const int64_t* at = &cycles[(b * n + s) * 4];
+        sum.whole += static_cast<double>(at[3] - at[0]);
+        ++sum.n_whole;
+        if (at[1] == 0 || at[2] == 0) continue;
+        for (int i = 0; i < 3; ++i) sum.part[i] += static_cast<double>(at[i + 1] - at[i]);
+        ++sum.n;
+      }
     }
-    std::printf("    us a step at %.0f MHz:", mhz);
-    for (const auto& [name, sum] : sums) std::printf("  %s %.2f", name.c_str(), sum.first / sum.second / mhz);
+    std::printf("    us at %.0f MHz (input, sums, end):", mhz);
+    for (const auto& [name, sum] : sums) {
+      std::printf("  %s %.2f", name.c_str(), sum.whole / sum.n_whole / mhz);
+      if (sum.n > 0) {
+        std::printf(" (%.2f %.2f %.2f)", sum.part[0] / sum.n / mhz, sum.part[1] / sum.n / mhz, sum.part[2] / sum.n / mhz);
+      }
+    }
     std::printf("\n");
   }
 
@@ -400,6 +428,7 @@ class Bench {
     std::fflush(stdout);
   }
 
+  const Only only_;
   Memory memory_;
   cudaStream_t stream_;
   cudaEvent_t begin_, end_;
@@ -410,17 +439,24 @@ class Bench {
 };
 
 int Main(int argc, char** argv) {
-  const std::vector<std::string> asked(argv + 1, argv + argc);
-  const auto wants = [&](const char* what) {
-    return asked.empty() || std::find(asked.begin(), asked.end(), what) != asked.end();
-  };
-  for (const std::string& word : asked) {
-    if (word != "read" && word != "products" && word != "forwards") {
-      std::fprintf(stderr, "usage: %s [read] [products] [forwards]\n", argv[0]);
+  std::vector<std::string> parts;
+  Only only;
+  for (const std::string word : std::vector<std::string>(argv + 1, argv + argc)) {
+    if (word == "read" || word == "products" || word == "forwards") {
+      parts.push_back(word);
+    } else if (word.find_first_not_of("0123456789") == std::string::npos) {
+      only.rows.push_back(std::stoi(word));
+    } else if (std::any_of(std::begin(kModels), std::end(kModels), [&](const StackCase& m) { return m.name == word; })) {
+      only.models.push_back(word);
+    } else {
+      std::fprintf(stderr, "usage: %s [read] [products] [forwards] [8B] [1B] [0.6B] [ROWS]...\n", argv[0]);
       return 2;
     }
   }
-  Bench bench;
+  const auto wants = [&](const char* what) {
+    return parts.empty() || std::find(parts.begin(), parts.end(), what) != parts.end();
+  };
+  Bench bench(only);
   if (wants("products")) bench.Products();
   if (wants("forwards")) bench.Forwards();
   return 0;

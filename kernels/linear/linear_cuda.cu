@@ -18,36 +18,38 @@ using strands::kTileCols;
 constexpr int kBlockOutputs = 32;
 constexpr int kBlockRows = 64;
 
-__device__ __forceinline__ float4 LoadFresh4(const float* p) { return __ldcg(reinterpret_cast<const float4*>(p)); }
+constexpr int kMaxGroups = strands::kMaxInDim / strands::kSquares;
+
+// The rows' scales stand behind the rows.
+__device__ __forceinline__ float* ScalesOf(const LinearArgs& args) {
+  return args.scratch + static_cast<int64_t>(args.max_rows) * args.in_dim / 2;
+}
 
 // A block per row of the input.
 __global__ void __launch_bounds__(kThreads) PrepareRows(const __grid_constant__ LinearArgs args) {
-  __shared__ float warp_sums[strands::kStrands];
+  __shared__ float squares[kMaxGroups];
   LetNextStart();
   WaitForPrevious();
-  const int m = static_cast<int>(blockIdx.x);
+  const int m = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
   if (m >= min(__ldcg(args.n_rows), args.max_rows)) return;
   const float* in = args.in + (args.src ? __ldcg(args.src + m) : m) * args.in_stride;
-  float scale = 1;
-  if (args.norm) {
-    float sum = 0;
-    for (int k = threadIdx.x * 8; k < args.in_dim; k += kThreads * 8) {
-      sum = strands::AddSquares(strands::AddSquares(sum, LoadFresh4(in + k)), LoadFresh4(in + k + 4));
-    }
-    sum = strands::Butterfly(sum);
-    if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    scale = strands::RowScale(warp_sums, args.in_dim, args.norm_eps);
-  }
   auto* out = reinterpret_cast<uint16_t*>(args.scratch) + static_cast<int64_t>(m) * args.in_dim;
-  for (int k = threadIdx.x * 8; k < args.in_dim; k += kThreads * 8) {
-    float4 a = LoadFresh4(in + k), b = LoadFresh4(in + k + 4);
+  // in_dim is a multiple of 32: warps are whole.
+#pragma unroll 4
+  for (int k = thread; k < args.in_dim; k += kThreads) {
+    float v = __ldcg(in + k);
     if (args.norm) {
-      a = strands::Scaled(a, scale, strands::LoadVector(args.norm, k));
-      b = strands::Scaled(b, scale, strands::LoadVector(args.norm, k + 4));
+      const float sum = strands::GroupSum(~0u, v * v);
+      if (k % strands::kSquares == 0) squares[k / strands::kSquares] = sum;
+      v = v * LoadFloat(args.norm.data, args.norm.dtype, k);
     }
-    *reinterpret_cast<uint4*>(out + k) = strands::Round8(a, b);
+    out[k] = static_cast<uint16_t>(strands::RoundPair(v, 0));
   }
+  if (!args.norm) return;
+  __syncthreads();
+  if (thread >= 32) return;
+  const float scale = strands::RowScale(args.in_dim, args.norm_eps, [&](int i) { return squares[i]; });
+  if (thread == 0) ScalesOf(args)[m] = scale;
 }
 
 struct ProductArgs {
@@ -148,6 +150,7 @@ class Product {
     float sum = 0;
 #pragma unroll
     for (int s = 0; s < strands::kStrands; ++s) sum += sums[s][o][m - first_row];
+    if (args_.norm) sum *= __ldcg(ScalesOf(args_) + m);
     if (segment_->bias) sum += LoadFloat(segment_->bias.data, segment_->bias.dtype, output);
     float* out = segment_->out + (args_.dst ? __ldcg(args_.dst + m) : m) * segment_->out_stride + output;
     *out = segment_->accumulate ? __ldcg(out) + sum : sum;
@@ -213,10 +216,14 @@ constexpr int kPlainThreads = 256;
 constexpr int kPlainRows = 8;     // rows of the input at a time
 constexpr int kPlainOutputs = 4;  // of a warp at a time
 
+__device__ float WarpSum(float value) {
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(~0u, value, distance);
+  return value;
+}
 __device__ float PlainScale(const LinearArgs& args, const float* in) {
   float sum = 0;
   for (int k = threadIdx.x % 32; k < args.in_dim; k += 32) sum += in[k] * in[k];
-  return 1 / sqrtf(strands::Butterfly(sum) / args.in_dim + args.norm_eps);
+  return 1 / sqrtf(WarpSum(sum) / args.in_dim + args.norm_eps);
 }
 
 __global__ void __launch_bounds__(kPlainThreads) PlainLinear(const LinearArgs args) {
@@ -248,7 +255,7 @@ __global__ void __launch_bounds__(kPlainThreads) PlainLinear(const LinearArgs ar
 #pragma unroll
           for (int m = 0; m < kPlainRows; ++m) {
             x[m] = m < rows ? in[m][k] : 0;
-            if (args.norm) x[m] = x[m] * scale[min(m, rows - 1)] * norm;
+            if (args.norm) x[m] *= norm;
             if (args.round_bf16) x[m] = __uint_as_float(static_cast<uint32_t>(FloatToBf16(x[m])) << 16);
           }
 #pragma unroll
@@ -263,8 +270,9 @@ __global__ void __launch_bounds__(kPlainThreads) PlainLinear(const LinearArgs ar
         for (int i = 0; i < kPlainOutputs; ++i) {
 #pragma unroll
           for (int m = 0; m < kPlainRows; ++m) {
-            float value = strands::Butterfly(sum[i][m]);
+            float value = WarpSum(sum[i][m]);
             if (lane != 0 || m >= rows || o + i >= weight.n_rows) continue;
+            if (args.norm) value *= scale[m];
             if (segment.bias) value += LoadUnaligned(segment.bias.data, segment.bias.dtype, o + i);
             float* out =
                 segment.out + (args.dst ? args.dst[first + m] : first + m) * segment.out_stride + o + i;

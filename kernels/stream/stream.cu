@@ -43,6 +43,11 @@ class Builder {
       if (n == 0) break;
       i += n;
     }
+    // What steps of this kernel wrote is nowhere else: none that follows may want it.
+    if (i < program_.steps().size() && program_.steps()[i].lane == lane) {
+      const Op next = program_.steps()[i].op;
+      if (next == Op::kLinear || next == Op::kRopeAppend || next == Op::kAttention || next == Op::kSiluGate) return 0;
+    }
     return i - first_;
   }
 
@@ -60,6 +65,7 @@ class Builder {
   struct Buffer {
     Place place;
     bool bf16 = false;
+    int residual_step = -1;  // of `steps`: which wrote it, if it is a residual
   };
 
   Place NewPlace(int64_t bytes) {
@@ -109,19 +115,29 @@ class Builder {
   size_t TakeProduct(const LinearArgs& args, size_t i) {
     if (args.max_rows > kMaxRows || !strands::CanFollow(args)) return 0;
     const Buffer in = Find(args.in);
-    if (!in.bf16 && args.in_dim > kMaxInDim) return 0;
-    if (in.bf16 && (args.norm || args.src)) return 0;
+    const bool first = in.place.half_bytes == 0;
+    if (first ? !args.norm || args.in_dim > kMaxHidden : !in.bf16) return 0;
+    if (args.norm && args.in_dim > kMaxHidden) return 0;
+    if (in.residual_step >= 0 ? !args.norm : !first && args.norm) return 0;
     StreamStep step = {};
     step.kind = Kind::kProduct;
     Product& product = step.product;
     Tiles& tiles = product.tiles;
     if (!CountOf(args.n_rows, &tiles.count)) return 0;
-    product.input = in.bf16 ? Input::kBf16 : Input::kF32;
+    product.input = first ? Input::kFirst : Input::kBf16;
     product.in = in.place;
     product.in_stride = args.in_stride;
     product.src = args.src;
     product.dst = args.dst;
-    product.norm = Widen(args.norm);
+    product.scaled = static_cast<bool>(args.norm);
+    if (first) product.gain = Widen(args.norm);
+    if (in.residual_step >= 0) {
+      // One product reads what a residual has become, times its norm.
+      Segment& from = steps[in.residual_step].product.segment[0];
+      if (from.gain != nullptr) return 0;
+      from.gain = Widen(args.norm);
+      product.squares = from.squares;
+    }
     product.norm_eps = args.norm_eps;
     tiles.in_dim = args.in_dim;
     const SiluGateArgs* gate = Next<SiluGateArgs>(i);
@@ -146,7 +162,7 @@ class Builder {
       const int64_t n = int64_t{args.max_rows} * from.out_stride;
       if (residual) {
         // One chain of sums, whose outputs keep their blocks.
-        if (args.n_segments != 1 || logits || tiles.count != 0) return 0;
+        if (args.n_segments != 1 || logits || tiles.count != 0 || from.weight.n_rows % strands::kSquares != 0) return 0;
         if (residual_ != nullptr && (residual_ != from.out || n_residual_ != tiles.n_outputs[0])) return 0;
         if (residual_ == nullptr) {
           const Buffer old = Find(from.out);
@@ -158,6 +174,10 @@ class Builder {
       }
       if (product.output == Output::kLogits) {
         to.out = {reinterpret_cast<char*>(from.out), 0};
+      } else if (residual) {
+        to.out = NewPlace(n * 2);
+        to.squares = NewPlace(n / strands::kSquares * 4);
+        buffers_[from.out] = {to.out, true, static_cast<int>(steps.size())};
       } else if (!gated) {
         to.out = NewPlace(n * 4);
         buffers_[from.out] = {to.out, false};
@@ -262,7 +282,7 @@ bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Param
   };
   int work = std::max(attention_bytes(packed_attention::kSumSlots * packed_attention::kQueries), kSmallWork);
   for (const StreamStep& step : steps) {
-    if (step.kind == Kind::kProduct && step.product.tiles.in_dim <= kMaxInDim) {
+    if (step.kind == Kind::kProduct && step.product.tiles.in_dim <= kMaxHidden) {
       work = std::max(work, step.product.tiles.in_dim * max_rows * 2);
     }
   }
@@ -277,10 +297,6 @@ bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Param
     tiles.slab_tiles = n_tiles;
     if (tiles.in_dim * max_rows * 2 <= params.work_bytes) continue;
     tiles.slab_tiles = params.work_bytes / 2 / (max_rows * kTileCols * 2);
-    constexpr int kPieces = 8;  // of a slab: what a thread asks for at once
-    while (tiles.slab_tiles > 0 && max_rows * ((tiles.slab_tiles * kTileCols + kPieceCols - 1) / kPieceCols) > kPieces) {
-      --tiles.slab_tiles;
-    }
     if (tiles.slab_tiles == 0 || (tiles.n_groups + n_blocks - 1) / n_blocks > kMaxHeld) return false;
   }
   const int fixed = params.work_bytes + kFixedBytes;
@@ -299,12 +315,12 @@ int64_t StreamKernel::device_bytes() const { return impl_->bytes; }
 
 bool StreamKernel::WatchSteps() {
   if (impl_->params.times == nullptr) {
-    impl_->params.times = impl_->New<int64_t>(int64_t{impl_->n_blocks} * impl_->params.n_steps * 2, 0);
+    impl_->params.times = impl_->New<int64_t>(int64_t{impl_->n_blocks} * impl_->params.n_steps * kMarks, 0);
   }
   return impl_->params.times != nullptr;
 }
 std::vector<int64_t> StreamKernel::StepCycles() const {
-  std::vector<int64_t> cycles(static_cast<size_t>(impl_->n_blocks) * impl_->params.n_steps * 2);
+  std::vector<int64_t> cycles(static_cast<size_t>(impl_->n_blocks) * impl_->params.n_steps * kMarks);
   TANDEM_CHECK(impl_->params.times != nullptr) << "WatchSteps was not called";
   TANDEM_CUDA_CHECK(
       cudaMemcpy(cycles.data(), impl_->params.times, cycles.size() * sizeof(int64_t), cudaMemcpyDeviceToHost));
@@ -316,7 +332,7 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   if (program.steps()[first].op != Op::kLinear || !RunsStreams()) return nullptr;
   Builder builder(program, first);
   *n_steps = builder.Build();
-  if (builder.n_layers == 0) return nullptr;
+  if (*n_steps == 0 || builder.n_layers == 0) return nullptr;
   auto impl = std::make_unique<Impl>();
   impl->n_blocks = MultiprocessorCount();
   Params& params = impl->params;
@@ -343,12 +359,15 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
     at += (vector.n_cols + 3) / 4 * 4;
   }
   for (StreamStep& step : builder.steps) {
-    find(step.product.norm);
+    find(step.product.gain);
+    place(step.product.squares);
     find(step.attend.q_norm);
     find(step.attend.k_norm);
     place(step.product.in);
     for (Segment& segment : step.product.segment) {
       find(segment.bias);
+      find(segment.gain);
+      place(segment.squares);
       place(segment.out);
       place(segment.old);
     }
@@ -365,15 +384,17 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
                                cudaMemcpyHostToDevice));
   TANDEM_CUDA_CHECK(cudaMemcpy(device_tiles, tiles.data(), tiles.size() * sizeof(Tiles), cudaMemcpyHostToDevice));
   TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+  bool step_after_attention = false;
   for (const StreamStep& step : builder.steps) {
     const Product& product = step.product;
     impl->step_names.push_back(step.kind == Kind::kAttention ? "attention"
                          : product.output == Output::kLogits ? "head"
                          : product.output == Output::kGated  ? "gate, up"
                          : product.output == Output::kF32    ? "q, k, v"
-                         : product.input == Input::kBf16 && product.tiles.in_dim > product.tiles.n_outputs[0]
-                             ? "down"
-                             : "o, down");
+                         : product.scaled || !product.tiles.residual ? "other"
+                         : step_after_attention ? "o"
+                                                : "down");
+    step_after_attention = step.kind == Kind::kAttention;
   }
   params.steps = device_steps;
   params.tiles = device_tiles;

@@ -39,8 +39,9 @@ class StreamKernel {
   void Launch(CudaStream stream) const;
   int64_t device_bytes() const;
 
-  // From now on launches keep, for every block and every step of the kernel, the block's clock when it began and when it
-  // ended: [blocks][steps][2] in cycles. Of the last launch, which has finished; and a word for each step.
+  // From now on launches keep, for every block and every step of the kernel, the block's clock when the step began, when its
+  // input was there, when its sums were there and when it ended (0: it had no part in it): [blocks][steps][4] in cycles. Of
+  // the last launch, which has finished; and a word for each step.
   bool WatchSteps();
   std::vector<int64_t> StepCycles() const;
   std::vector<std::string> StepNames() const;

@@ -37,9 +37,10 @@ struct Fixed {
   StreamStep step[2];  // this one and the next
   Tiles tiles[kCopiers][2];  // the copiers'
   uint64_t full[kMaxStages], empty[kMaxStages];  // barriers: a tile is there; is used
-  float squares[kMaxRows][kWorkers];
+  float scale[kMaxRows];  // of a product's rows
   float sums[2][kWorkers][kMaxRows][kSumPitch];
   float residual[kMaxResidual][kMaxRows][kTileRows];  // of the outputs of this block in products that add to the input
+  int32_t n_done;  // steps
   int32_t turn;  // which half of the buffers
   int32_t n_rows, n_logits;
   int32_t slot[kMaxRows], position[kMaxRows];
@@ -59,6 +60,13 @@ __device__ __forceinline__ char* Work() { return Memory() + kFixedBytes; }
 __device__ __forceinline__ char* Ring() { return Work() + Common().params.work_bytes; }
 
 using packed_attention::Thread;
+
+// The clock at a point of a step: its beginning, when its input is there, when its sums are there, its end.
+__device__ __forceinline__ void Mark(int what) {
+  const Params& params = Common().params;
+  if (params.times == nullptr || threadIdx.x != 0) return;
+  params.times[(static_cast<int64_t>(blockIdx.x) * params.n_steps + Common().n_done) * kMarks + what] = clock64();
+}
 
 // Some seconds of looking: something is wrong, and a run that fails is better than one that hangs.
 class Patience {
@@ -106,10 +114,15 @@ __device__ __forceinline__ float LoadRelaxed(const float* p) {
   asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
   return v;
 }
-__device__ __forceinline__ bool IsThere(float v) { return __float_as_uint(v) != kAbsent; }
-__device__ __forceinline__ bool AllThere32(const uint4& v) {
-  return v.x != kAbsent && v.y != kAbsent && v.z != kAbsent && v.w != kAbsent;
+__device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
 }
+__device__ __forceinline__ bool IsThere(float v) { return __float_as_uint(v) != kAbsent; }
 __device__ __forceinline__ bool AllThere16(const uint4& v) {
   return (__vcmpeq2(v.x, kAbsent) | __vcmpeq2(v.y, kAbsent) | __vcmpeq2(v.z, kAbsent) | __vcmpeq2(v.w, kAbsent)) == 0;
 }
@@ -120,6 +133,10 @@ __device__ __forceinline__ float2 LoadRelaxed8(const void* p) {
 }
 __device__ __forceinline__ uint32_t Present(float v) {
   return __float_as_uint(v) == kAbsent ? 0x7fffffffu : __float_as_uint(v);
+}
+__device__ __forceinline__ void StoreBf16(uint16_t* p, float v) {
+  const auto bits = static_cast<uint16_t>(strands::RoundPair(v, 0));
+  asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(p), "h"(bits) : "memory");
 }
 __device__ __forceinline__ void StoreRelaxed(float* p, float v) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(Present(v)) : "memory");
@@ -240,203 +257,190 @@ class Copier {
 //
 // What follows is in functions of their own, not inlined: each has the registers to itself.
 
-// Where a piece of an input that begins at `col` of `row` goes, and those some columns and rows further (a multiple of 32
-// columns).
-class Input16 {
- public:
-  __device__ __forceinline__ Input16(char* to, int n_rows, int col, int row)
-      : at_(to + ((col / 32) * n_rows + row) * 64 + (col % 32) * 2), n_rows_(n_rows) {}
-  __device__ __forceinline__ uint4* at(int cols, int rows) const {
-    return reinterpret_cast<uint4*>(at_ + (cols / 32 * n_rows_ + rows) * 64);
-  }
-
- private:
-  char* const at_;
-  const int n_rows_;
-};
-
 __device__ __forceinline__ float4 Float4(const uint4& bits) {
   return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w)};
 }
 __device__ __forceinline__ bool AllThere(const float4& v) {
   return IsThere(v.x) && IsThere(v.y) && IsThere(v.z) && IsThere(v.w);
 }
-// Rows of an fp32 input from first_row on, R at most: what registers hold.
-constexpr int kRowsAtOnce = 5;
-template <int R>
-__device__ __forceinline__ void LoadRows(const Product& product, int first_row, int all_rows) {
-  constexpr int kParts = kMaxInDim / kPieceCols;
-  const int thread = Thread(), lane = thread % 32;
-  const int n_rows = min(R, all_rows - first_row), col = thread * 8;
-  // Of the parts of a row this thread has the first `n_parts`: 0 to kParts.
-  const int n_parts = max(0, (product.tiles.in_dim - col + kPieceCols - 1) / kPieceCols);
-  const float* in = product.in.at<float>(Common().turn) + col;
-  const int32_t in_stride = static_cast<int32_t>(product.in_stride);
-  const bool wait = product.in.half_bytes != 0;
-  int32_t offset[R];
+// Squares of a row's groups, and the row's scale from them.
+constexpr int kFirstGroups = kMaxHidden / strands::kSquares;
+static_assert(kMaxRows * kFirstGroups * sizeof(float) <= sizeof(Fixed::sums));
+
+// The forward's input: fp32 rows, times the norm. Once a launch, so it is short rather than fast.
+__device__ __forceinline__ void LoadFirst(const Product& product, int n_rows) {
+  const int thread = Thread(), in_dim = product.tiles.in_dim;
+  float* squares = Common().sums[0][0][0];
+  for (int m = 0; m < n_rows; ++m) {
+    const int64_t row = product.src != nullptr ? __ldcg(product.src + m) : m;
+    const float* in = product.in.at<float>(0) + row * product.in_stride;
+    constexpr int kUnroll = 8;
+    for (int first = thread; first < in_dim; first += kUnroll * kWorkerThreads) {
+      float v[kUnroll], gain[kUnroll];
 #pragma unroll
-  for (int m = 0; m < R; ++m) {
-    const int row = first_row + min(m, n_rows - 1);
-    offset[m] = (product.src != nullptr ? __ldcg(product.src + row) : row) * in_stride;
-  }
-  const float* norm = product.norm;
-  float4 gain[kParts][2];
+      for (int i = 0; i < kUnroll; ++i) {
+        const int k = first + i * kWorkerThreads;
+        v[i] = k < in_dim ? __ldcg(in + k) : 0;
+        gain[i] = k < in_dim ? product.gain[k] : 0;
+      }
 #pragma unroll
-  for (int i = 0; i < kParts; ++i) {
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      gain[i][j] = {1, 1, 1, 1};
-      if (norm != nullptr && i < n_parts) {
-        gain[i][j] = *reinterpret_cast<const float4*>(norm + col + i * kPieceCols + 4 * j);
+      for (int i = 0; i < kUnroll; ++i) {
+        const int k = first + i * kWorkerThreads;
+        const float sum = strands::GroupSum(~0u, v[i] * v[i]);
+        if (k >= in_dim) continue;
+        if (k % strands::kSquares == 0) squares[m * kFirstGroups + k / strands::kSquares] = sum;
+        auto* to = reinterpret_cast<uint16_t*>(Work() + ((k / 32) * n_rows + m) * 64 + (k % 32) * 2);
+        *to = static_cast<uint16_t>(strands::RoundPair(v[i] * gain[i], 0));
       }
     }
   }
-  // Of several rows one piece first: many threads that look at much would keep memory from those they wait for.
-  if (R > 1 && wait && n_parts > 0) {
-    Patience patience;
-    while (!AllThere32(LoadRelaxed16(in + offset[0] + (n_parts - 1) * kPieceCols))) patience.Spend();
-  }
-  float4 v[R][kParts][2];
-  const auto look = [&](bool again) {
-    bool all = true;
-#pragma unroll
-    for (int m = 0; m < R; ++m) {
-#pragma unroll
-      for (int i = 0; i < kParts; ++i) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          if (!again) v[m][i][j] = {0, 0, 0, 0};
-          if (m < n_rows && i < n_parts && (!again || !AllThere(v[m][i][j]))) {
-            v[m][i][j] = Float4(LoadRelaxed16(in + offset[m] + i * kPieceCols + 4 * j));
-          }
-        }
-      }
-    }
-#pragma unroll
-    for (int m = 0; m < R; ++m) {
-#pragma unroll
-      for (int i = 0; i < kParts; ++i) all &= AllThere(v[m][i][0]) && AllThere(v[m][i][1]);
-    }
-    return all;
-  };
-  if (!look(false) && wait) {
-    Patience patience;
-    do patience.Spend();
-    while (!look(true));
-  }
-  float scales = 1;
-  if (norm != nullptr) {
-#pragma unroll
-    for (int m = 0; m < R; ++m) {
-      float sum = 0;
-#pragma unroll
-      for (int i = 0; i < kParts; ++i) sum = strands::AddSquares(strands::AddSquares(sum, v[m][i][0]), v[m][i][1]);
-      sum = strands::Butterfly(sum);
-      if (lane == 0 && m < n_rows) Common().squares[first_row + m][thread / 32] = sum;
-    }
-    Meet();
-    // A lane a row.
-    scales = strands::RowScale(Common().squares[first_row + min(lane, n_rows - 1)], product.tiles.in_dim, product.norm_eps);
-  }
-  const Input16 to(Work(), all_rows, col, first_row);
-#pragma unroll
-  for (int i = 0; i < kParts; ++i) {
-#pragma unroll
-    for (int m = 0; m < R; ++m) {
-      const float scale = __shfl_sync(~0u, scales, m);
-      if (m >= n_rows || i >= n_parts) continue;
-      float4 a = v[m][i][0], b = v[m][i][1];
-      if (norm != nullptr) {
-        a = strands::Scaled(a, scale, gain[i][0]);
-        b = strands::Scaled(b, scale, gain[i][1]);
-      }
-      *to.at(i * kPieceCols, m) = strands::Round8(a, b);
-    }
-  }
+  Meet();
+  const int m = thread / 32;
+  if (m >= n_rows) return;
+  const float scale =
+      strands::RowScale(in_dim, product.norm_eps, [&](int i) { return squares[m * kFirstGroups + i]; });
+  if (thread % 32 == 0) Common().scale[m] = scale;
 }
 
-// An input in bf16: columns first .. of all rows, piece after piece. Up to kAhead pieces are asked for and stored apart, so
-// that something else can be done between.
-class Pieces {
+// The scales of rows in bf16, a warp a row: asked for before the rows, taken after them.
+class Scales {
  public:
-  __device__ __forceinline__ Pieces(const Product& product, int n_rows)
-      : thread_(Thread()),
-        in_(product.in.at<uint16_t>(Common().turn) + thread_ * 8),
-        stride_(product.in_stride),
-        n_rows_(n_rows) {}
-
-  __device__ __forceinline__ bool Left() const { return row_ < n_rows_; }
-  __device__ __forceinline__ void Begin(int first, int n_cols) {
-    first_ = first;
-    n_cols_ = n_cols;
-    row_ = part_ = 0;
+  __device__ __forceinline__ Scales(const Product& product, int n_rows)
+      : product_(product), row_(Thread() / 32), n_groups_(product.tiles.in_dim / strands::kSquares) {
+    mine_ = product.scaled && row_ < n_rows;
+    if (!mine_) return;
+    const int64_t row = product.src != nullptr ? __ldcg(product.src + row_) : row_;
+    from_ = product.squares.at<float>(Common().turn) + row * n_groups_;
   }
-  // Waits for the last piece of this thread: the others come earlier, as a rule.
-  __device__ __forceinline__ void AwaitLast() const {
-    const int part = (n_cols_ - 1 - thread_ * 8) / kPieceCols * kPieceCols;
-    if (thread_ * 8 >= n_cols_) return;
-    Patience patience;
-    while (!AllThere16(LoadRelaxed16(At(0, part)))) patience.Spend();
+  __device__ __forceinline__ void Ask() {
+    const int lane = Thread() % 32;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      squares_[i] = 0;
+      if (mine_ && lane + 32 * i < n_groups_) squares_[i] = LoadRelaxed(from_ + lane + 32 * i);
+    }
   }
-  __device__ __forceinline__ void Ask() { Look(false); }
-  __device__ __forceinline__ void Store(char* to) {
+  __device__ __forceinline__ void Take() {
+    if (!mine_) return;
+    const int lane = Thread() % 32;
     Patience patience;
     while (true) {
       bool all = true;
-      int row = row_, part = part_;
 #pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
-        if (row < n_rows_ && Mine(part)) all &= AllThere16(piece_[j]);
-        Step(row, part);
-      }
+      for (int i = 0; i < kAhead; ++i) all &= IsThere(squares_[i]);
       if (all) break;
       patience.Spend();
-      Look(true);
+      Ask();
     }
-    const Input16 to_here(to, n_rows_, thread_ * 8, 0);
+    float sum = 0;
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      if (row_ < n_rows_ && Mine(part_)) *to_here.at(part_, row_) = piece_[j];
-      Step(row_, part_);
+    for (int i = 0; i < kAhead; ++i) {
+      if (lane + 32 * i < n_groups_) sum += squares_[i];
+    }
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(~0u, sum, distance);
+    const float scale = 1.f / sqrtf(sum / static_cast<float>(product_.tiles.in_dim) + product_.norm_eps);
+    if (lane == 0) Common().scale[row_] = scale;
+  }
+
+ private:
+  static constexpr int kAhead = kMaxHidden / strands::kSquares / 32;
+  const Product& product_;
+  const int row_, n_groups_;
+  bool mine_;
+  const float* from_ = nullptr;
+  float squares_[kAhead];
+};
+
+// An input in bf16: columns of all rows, copied to shared memory in pieces of 8 and looked at there: a thread has piece
+// after piece at a distance of kPieceCols columns. Short loops, for the instruction cache is small, and no registers, so that
+// something else can be done between Ask and Await.
+class Pieces {
+ public:
+  __device__ __forceinline__ Pieces(const Product& product, int n_rows)
+      : col_(Thread() * 8),
+        in_(product.in.at<uint16_t>(Common().turn) + col_),
+        stride_(static_cast<int>(product.in_stride)),
+        src_(product.src),
+        n_rows_(n_rows) {}
+
+  // Columns first .. of n_cols, to be put at `to`.
+  __device__ __forceinline__ void Begin(int first, int n_cols, char* to) {
+    first_ = first;
+    n_cols_ = n_cols;
+    to_ = to + ((col_ / 32) * n_rows_) * 64 + (col_ % 32) * 2;
+  }
+  // Waits for this thread's last piece: the others come earlier, as a rule, and many threads that look at much would keep
+  // memory from those they wait for.
+  __device__ __forceinline__ void AwaitLast() const {
+    if (col_ >= n_cols_) return;
+    const uint16_t* last = From(n_rows_ - 1) + (n_cols_ - 1 - col_) / kPieceCols * kPieceCols;
+    Patience patience;
+    while (!AllThere16(LoadRelaxed16(last))) patience.Spend();
+  }
+  __device__ __forceinline__ void Ask() const {
+#pragma unroll 1
+    for (int row = 0; row < n_rows_; ++row) {
+      const uint16_t* from = From(row);
+      uint32_t to = SharedAddress(to_) + row * 64;
+#pragma unroll 1
+      for (int col = col_; col < n_cols_; col += kPieceCols) {
+        Copy(to, from);
+        from += kPieceCols;
+        to += kPieceCols / 32 * 64 * n_rows_;
+      }
+    }
+  }
+  __device__ __forceinline__ void Await() const {
+    Patience patience;
+    while (true) {
+      asm volatile("cp.async.wait_all;" ::: "memory");
+      bool all = true;
+#pragma unroll 1
+      for (int row = 0; row < n_rows_; ++row) {
+        const uint16_t* from = From(row);
+        char* to = to_ + row * 64;
+#pragma unroll 1
+        for (int col = col_; col < n_cols_; col += kPieceCols) {
+          if (!AllThere16(LoadShared16(SharedAddress(to)))) {
+            Copy(SharedAddress(to), from);
+            all = false;
+          }
+          from += kPieceCols;
+          to += kPieceCols / 32 * 64 * n_rows_;
+        }
+      }
+      if (all) return;
+      patience.Spend();
     }
   }
 
  private:
-  static constexpr int kAhead = 8;
-  // Asks for all pieces, or again for those that were not there.
-  __device__ __forceinline__ void Look(bool again) {
-    int row = row_, part = part_;
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      if (!again) piece_[j] = {0, 0, 0, 0};
-      if (row < n_rows_ && Mine(part) && (!again || !AllThere16(piece_[j]))) piece_[j] = LoadRelaxed16(At(row, part));
-      Step(row, part);
-    }
+  __device__ __forceinline__ const uint16_t* From(int row) const {
+    return in_ + (src_ != nullptr ? __ldcg(src_ + row) : row) * stride_ + first_;
   }
-  __device__ __forceinline__ bool Mine(int part) const { return part + thread_ * 8 < n_cols_; }
-  __device__ __forceinline__ const uint16_t* At(int row, int part) const { return in_ + row * stride_ + first_ + part; }
-  __device__ __forceinline__ void Step(int& row, int& part) const {
-    part += kPieceCols;
-    if (part >= n_cols_) part = 0, ++row;
+  static __device__ __forceinline__ void Copy(uint32_t to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
   }
 
-  const int thread_;
+  const int col_;
   const uint16_t* const in_;
-  const int64_t stride_;
+  const int stride_;
+  const int32_t* const src_;
   const int n_rows_;
-  int first_ = 0, n_cols_ = 0, row_ = 0, part_ = 0;
-  uint4 piece_[kAhead];
+  int first_ = 0, n_cols_ = 0;
+  char* to_ = nullptr;
 };
 
 __device__ __forceinline__ void LoadAll(const Product& product, int n_rows) {
   Pieces pieces(product, n_rows);
-  pieces.Begin(0, product.tiles.in_dim);
+  Scales scales(product, n_rows);
+  pieces.Begin(0, product.tiles.in_dim, Work());
   if (product.tiles.in_dim * n_rows > 2 * kPieceCols) pieces.AwaitLast();
-#pragma unroll 1
-  while (pieces.Left()) {
-    pieces.Ask();
-    pieces.Store(Work());
-  }
+  pieces.Ask();
+  scales.Ask();
+  pieces.Await();
+  scales.Take();
 }
 
 // --- The sums of a product ---
@@ -533,16 +537,16 @@ class Finisher {
         break;
       case Output::kResidual: {
         float& old = Common().residual[group / static_cast<int>(gridDim.x)][row_][place_];
-        const float first = old_ != nullptr ? __ldcg(old_ + output) : old;
-        old = first + value;
-        StoreRelaxed(out, old);
+        old = (old_ != nullptr ? __ldcg(old_ + output) : old) + value;
+        if (gain_ == nullptr) break;  // nobody reads it
+        StoreBf16(reinterpret_cast<uint16_t*>(out_) + output, old * gain_[output]);
+        const float sum = strands::GroupSum(0xffffu << (thread_ & 16), old * old);
+        if (place_ == 0) StoreRelaxed(squares_ + group, sum);
         break;
       }
       case Output::kGated: {
         const float up = Total(sums, 8, up_bias_, output);
-        const auto bits = static_cast<uint16_t>(strands::RoundPair(value / (1.f + expf(-value)) * up, 0));
-        asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(reinterpret_cast<uint16_t*>(out_) + output), "h"(bits)
-                     : "memory");
+        StoreBf16(reinterpret_cast<uint16_t*>(out_) + output, value / (1.f + expf(-value)) * up);
         break;
       }
       case Output::kLogits:
@@ -563,17 +567,22 @@ class Finisher {
     const Segment& to = product_.segment[segment];
     const int turn = Common().turn;
     const int64_t row = product_.dst != nullptr ? __ldcg(product_.dst + row_) : row_;
+    scale_ = product_.scaled ? Common().scale[row_] : 1.f;
     bias_ = to.bias;
+    gain_ = to.gain;
+    squares_ = output_ == Output::kResidual ? to.squares.at<float>(turn) + row_ * (n_outputs_ / strands::kSquares) : nullptr;
     up_bias_ = output_ == Output::kGated ? product_.segment[1].bias : nullptr;
     old_ = to.old.data != nullptr ? to.old.at<float>(turn) + row_ * to.out_stride : nullptr;
-    out_ = output_ == Output::kGated ? reinterpret_cast<float*>(to.out.at<uint16_t>(turn) + row * to.out_stride)
-                                     : to.out.at<float>(turn) + row * to.out_stride;
+    const bool bf16 = output_ == Output::kGated || output_ == Output::kResidual;
+    out_ = bf16 ? reinterpret_cast<float*>(to.out.at<uint16_t>(turn) + row * to.out_stride)
+                : to.out.at<float>(turn) + row * to.out_stride;
   }
   __device__ __forceinline__ float Total(const float* sums, int from, const float* bias, int output) const {
     const float* at = sums + row_ * kSumPitch + place_ + from;
     float total = 0;
 #pragma unroll
     for (int s = 0; s < kWorkers; ++s) total += at[s * kMaxRows * kSumPitch];
+    total *= scale_;
     return bias != nullptr ? total + bias[output] : total;
   }
 
@@ -582,8 +591,9 @@ class Finisher {
   const Output output_;
   const int shift_, row_, place_;
   int segment_ = 0, begin_ = 0, end_ = 0, n_outputs_ = 0;
-  const float *bias_ = nullptr, *up_bias_ = nullptr, *old_ = nullptr;
-  float* out_ = nullptr;
+  float scale_ = 1;
+  const float *bias_ = nullptr, *up_bias_ = nullptr, *old_ = nullptr, *gain_ = nullptr;
+  float *out_ = nullptr, *squares_ = nullptr;  // out_: of bf16 values too
 };
 
 __device__ __forceinline__ Progress MultiplyGroups(const Product& product, int first, int n_rows, Progress progress) {
@@ -608,21 +618,19 @@ __device__ __forceinline__ Progress MultiplySlabs(const Product& product, int fi
   const bool two = second < product.tiles.n_groups;
   float sum[4] = {0, 0, 0, 0}, second_sum[4] = {0, 0, 0, 0};
   Pieces pieces(product, n_rows);
-  pieces.Begin(0, min(slab_cols, in_dim));
-  pieces.Ask();
-  pieces.Store(Work());
-  Meet();
+  // The first turn only loads.
 #pragma unroll 1
-  for (int col = 0, half = 0; col < in_dim; col += slab_cols, half ^= 1) {
-    const char* work = Work() + half * half_bytes;
+  for (int col = -slab_cols, half = 1; col < in_dim; col += slab_cols, half ^= 1) {
     const int next = col + slab_cols;
-    if (next < in_dim) {
-      pieces.Begin(next, min(slab_cols, in_dim - next));
-      pieces.Ask();
+    pieces.Begin(next, max(0, min(slab_cols, in_dim - next)), Work() + (half ^ 1) * half_bytes);
+    pieces.Ask();
+    const char* work = Work() + half * half_bytes;
+    const int end = min(next, in_dim);
+    if (col >= 0) {
+      multiplier.AddTiles(col, end, work, progress, sum);
+      if (two) multiplier.AddTiles(col, end, work, progress, second_sum);
     }
-    multiplier.AddTiles(col, min(next, in_dim), work, progress, sum);
-    if (two) multiplier.AddTiles(col, min(next, in_dim), work, progress, second_sum);
-    if (next < in_dim) pieces.Store(Work() + (half ^ 1) * half_bytes);
+    pieces.Await();
     Meet();
   }
   Finisher finisher(product, n_rows);
@@ -642,13 +650,13 @@ __device__ __forceinline__ void RunProduct(const Product& product, Round& round,
   }
   if (product.input == Input::kBf16) {
     LoadAll(product, n_rows);
-  } else if (n_rows == 1) {
-    LoadRows<1>(product, 0, 1);
   } else {
-    for (int row = 0; row < n_rows; row += kRowsAtOnce) LoadRows<kRowsAtOnce>(product, row, n_rows);
+    LoadFirst(product, n_rows);
   }
   Meet();
+  Mark(1);
   progress = MultiplyGroups(product, first, n_rows, progress);
+  Mark(2);
 }
 
 // The head of a row that a warp holds: values lane + 32 j and, half a head later, their partners. As rope_cuda.cu rotates.
@@ -677,6 +685,12 @@ struct Head {
   }
 };
 
+__device__ __forceinline__ float HeadSum(float value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(~0u, value, distance);
+  return value;
+}
+
 // What rotates a head: loaded before the head is there.
 template <int D>
 struct Rotation {
@@ -703,7 +717,7 @@ struct Rotation {
       for (int j = 0; j < D / 64; ++j) sum = fmaf(head.low[j], head.low[j], sum);
 #pragma unroll
       for (int j = 0; j < D / 64; ++j) sum = fmaf(head.high[j], head.high[j], sum);
-      const float scale = 1.f / sqrtf(strands::Butterfly(sum) / static_cast<float>(D) + eps);
+      const float scale = 1.f / sqrtf(HeadSum(sum) / static_cast<float>(D) + eps);
 #pragma unroll
       for (int j = 0; j < D / 64; ++j) {
         head.low[j] = head.low[j] * scale * low_gain[j];
@@ -761,6 +775,7 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     StoreQueries();
     AppendRows();
     Meet();
+    Mark(1);
     if (!early && first < this->n_keys_) this->LoadKeysAt(first, keys, ByteOf{first, at});
     // Registers hold 64 values of a head at a time. What fits into one turn of the blocks is scored once for all of them.
     const bool once = this->n_keys_ <= kCluster * kBlockKeys;
@@ -787,6 +802,7 @@ class StreamAttention : packed_attention::Packed<D, 1> {
       }
       this->ShareSums(half);
     }
+    Mark(2);
     Send();
     Finish();
   }
@@ -822,21 +838,19 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     }
   }
 
-  // A warp a query at a time.
+  // A warp a query at a time. What is left in the places of others does not count: they see no key.
   __device__ __forceinline__ void StoreQueries() const {
     const int warp = Thread() / 32, lane = Thread() % 32;
     const float scale = this->query_scale();
 #pragma unroll 1
-    for (int query = warp; query < kQueries; query += kWorkers) {
-      Head<D> head = {};
-      if (query < this->n_queries_) {
-        const float* from = attend_.q.template at<float>(turn_) + this->QueryOffset(query);
-        head.Look(from);
-        const Rotation<D> rotation(attend_.q_norm, attend_.norm_eps,
-                                   attend_.cos_sin + static_cast<int64_t>(this->task_.row + query / this->group_) * D);
-        head.Await(from);
-        rotation.Turn(head);
-      }
+    for (int query = warp; query < this->n_queries_; query += kWorkers) {
+      Head<D> head;
+      const float* from = attend_.q.template at<float>(turn_) + this->QueryOffset(query);
+      head.Look(from);
+      const Rotation<D> rotation(attend_.q_norm, attend_.norm_eps,
+                                 attend_.cos_sin + static_cast<int64_t>(this->task_.row + query / this->group_) * D);
+      head.Await(from);
+      rotation.Turn(head);
 #pragma unroll
       for (int j = 0; j < D / 64; ++j) {
         StoreQuery(query, lane + 32 * j, head.low[j] * scale);
@@ -1018,11 +1032,6 @@ __device__ __forceinline__ void ClearOtherHalf(const Params& params, int turn) {
   }
 }
 
-__device__ __forceinline__ void Mark(const Params& params, int step, int what) {
-  if (params.times == nullptr || threadIdx.x != 0) return;
-  params.times[(static_cast<int64_t>(blockIdx.x) * params.n_steps + step) * 2 + what] = clock64();
-}
-
 __device__ __forceinline__ void RunWorkers(const Params& params) {
   FetchStep(params.steps, Common().step);
   ClearOtherHalf(params, Common().turn);
@@ -1034,7 +1043,8 @@ __device__ __forceinline__ void RunWorkers(const Params& params) {
 #pragma unroll 1
   for (int s = 0; s < params.n_steps; ++s) {
     const StreamStep& step = Common().step[s & 1];
-    Mark(params, s, 0);
+    if (threadIdx.x == 0) Common().n_done = s;
+    Mark(0);
     if (s + 1 < params.n_steps) FetchStep(params.steps + s + 1, Common().step + ((s + 1) & 1));
     if (step.kind == Kind::kProduct) {
       RunProduct(step.product, round, progress);
@@ -1045,7 +1055,7 @@ __device__ __forceinline__ void RunWorkers(const Params& params) {
     }
     AwaitFetched();
     Meet();
-    Mark(params, s, 1);
+    Mark(3);
   }
   if (threadIdx.x == 0) {
     uint32_t before;

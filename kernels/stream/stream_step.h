@@ -12,10 +12,11 @@
 namespace tandem::stream {
 
 constexpr int kMaxRows = 8;  // of a forward: the 8 columns of a tensor core's tile
-constexpr int kMaxInDim = 4096;  // of an input that is fp32: what the threads hold of a row
+constexpr int kMaxHidden = 4096;  // of the forward's input: what shared memory holds of its squares
 constexpr int kMaxHeld = 2;  // groups of a block in a product whose input does not fit into shared memory
 constexpr int kMaxResidual = 4;  // groups of a block in a product that adds to the residual
 constexpr int kMaxStages = 12;
+constexpr int kMarks = 4;
 
 // A buffer. One that steps of this kernel write has two halves, used in turns.
 struct Place {
@@ -29,7 +30,11 @@ struct Place {
 };
 
 enum class Kind : int32_t { kProduct, kAttention };
-enum class Input : int32_t { kF32, kBf16 };
+// What a product reads: the forward's input in fp32, complete before the launch; or what a product or attention of this
+// kernel has written, in bf16.
+enum class Input : int32_t { kFirst, kBf16 };
+// What it writes: fp32; what a residual stream has become, times the norm of the product that reads it, in bf16, and its
+// squares; a gated pair in bf16; logits.
 enum class Output : int32_t { kF32, kResidual, kGated, kLogits };
 
 // The weights of a product, in groups of 16 outputs; gated: 8 of segment 0 and the same 8 of segment 1.
@@ -48,7 +53,9 @@ static_assert(sizeof(Tiles) == 96);
 
 struct Segment {
   Place out;
-  Place old;  // kResidual: what the first of them adds to; of later ones a block holds it
+  Place old;          // kResidual: what the first of them adds to; of later ones a block holds it
+  Place squares;      // kResidual: [rows, n_outputs / 16]
+  const float* gain;  // kResidual: the norm of the product that reads it
   int64_t out_stride;
   const float* bias;  // optional
 };
@@ -60,7 +67,9 @@ struct Product {
   Place in;
   int64_t in_stride;
   const int32_t *src, *dst;
-  const float* norm;  // optional
+  bool scaled;        // there is a norm: rows are scaled
+  Place squares;      // of the input: [rows, in_dim / 16]; kBf16 only
+  const float* gain;  // kFirst only
   float norm_eps;
   Segment segment[kMaxSegments];
 };
@@ -92,7 +101,7 @@ struct Params {
   int64_t half_bytes;   // a multiple of 16
   int32_t n_steps, n_products;
   int32_t n_stages, in_flight;
-  int64_t* times;      // [blocks][n_steps][2] cycles at a step's beginning and end; null: not wanted
+  int64_t* times;      // [blocks][n_steps][kMarks] cycles at points of a step; null: not wanted
   int32_t n_sums;      // of attention: as packed_attention.cuh
   int32_t work_bytes;  // shared memory for an input, or for what attention needs
 };
