@@ -1,10 +1,13 @@
 #include "runtime/model_bench.h"
 
+#include <absl/strings/str_cat.h>
+
 #include <algorithm>
 #include <numeric>
 #include <vector>
 
 #include "kernels/sample/sample.h"
+#include "runtime/core/cuda.h"
 #include "runtime/settle.h"
 
 namespace tandem {
@@ -44,10 +47,23 @@ ModelBench::ModelBench(std::shared_ptr<const Model> model, const ModelBenchOptio
             .device = model_->device()};
 }
 
-absl::StatusOr<ModelBench::Timed> ModelBench::Time(const Program& program, int64_t n_keys) {
+absl::StatusOr<ModelBench::Timed> ModelBench::Time(const Program& program, int64_t n_keys, int32_t n_parts) {
   Timed timed{.work = WorkOf(program, n_keys)};
   TANDEM_ASSIGN_OR_RETURN(timed.ms, TimeProgram(program, options_.executor, options_.n_repetitions));
+  timed.ms /= n_parts;
+  timed.work.weight_bytes /= n_parts;
+  timed.work.cache_bytes /= n_parts;
+  timed.work.product_flops /= n_parts;
   return timed;
+}
+
+template <typename T>
+T ModelBench::ReadBack(const T* there) const {
+  const Device device = model_->device();
+  if (!device.is_cuda()) return *there;
+  T value;
+  cuda::Download(device, &value, there, sizeof(T));
+  return value;
 }
 
 absl::StatusOr<ModelBench::Timed> ModelBench::Prefill() {
@@ -66,7 +82,12 @@ absl::StatusOr<ModelBench::Timed> ModelBench::Prefill() {
   admit.pages[kDraft] = runner_.cache().page_row(0);
   program.Add(admit);
   runner_.Extend(program, batch_, {.kind = PlanKind::kExtend, .chunk = options_.n_prefill}, {});
-  return Time(program, options_.n_prefill);
+  TANDEM_ASSIGN_OR_RETURN(const Timed timed, Time(program, options_.n_prefill, 1));
+  if (const int32_t n_rows = ReadBack(batch_.states).rows[kDraft]; n_rows != options_.n_prefill) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a prompt of ", options_.n_prefill, " tokens left ", n_rows, " rows in the cache"));
+  }
+  return timed;
 }
 
 absl::StatusOr<ModelBench::Timed> ModelBench::Forward(int32_t n_rows) {
@@ -89,8 +110,8 @@ absl::StatusOr<ModelBench::Timed> ModelBench::Forward(int32_t n_rows) {
   forward.dtype = options_.dtype;
   forward.out = NewLaws(arena_, n_rows, model_->shape().n_vocab, model_->shape().n_vocab);
   Program program;
-  model_->Emit(program, forward);
-  return Time(program, options_.context + n_rows);
+  for (int32_t i = 0; i < kSteps; ++i) model_->Emit(program, forward);
+  return Time(program, options_.context + n_rows, kSteps);
 }
 
 absl::StatusOr<ModelBench::Timed> ModelBench::DraftStep() {
@@ -123,11 +144,11 @@ absl::StatusOr<ModelBench::Timed> ModelBench::DraftStep() {
     program.Add(SampleArgs{
         .index = index, .states = batch.states, .rows = rows, .proposal = proposal, .uniforms = {}});
   }
-  TANDEM_ASSIGN_OR_RETURN(Timed timed, Time(program, options_.context));
-  timed.ms /= kSteps;
-  timed.work.weight_bytes /= kSteps;
-  timed.work.cache_bytes /= kSteps;
-  timed.work.product_flops /= kSteps;
+  TANDEM_ASSIGN_OR_RETURN(const Timed timed, Time(program, options_.context, kSteps));
+  if (const int32_t n_proposed = ReadBack(proposal.n_proposed); n_proposed != kSteps + 1) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(kSteps, " draft steps ended at token ", n_proposed, ", expected ", kSteps + 1));
+  }
   return timed;
 }
 

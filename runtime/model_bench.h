@@ -38,16 +38,20 @@ class ModelBench {
   // A prompt of n_prefill tokens in one forward, without a head. It lays out and fills the cache that the others read:
   // REQUIRES of them: it has run.
   absl::StatusOr<Timed> Prefill();
-  // A forward of the rows behind `context`, from embed to the logits of every one.
+  // A forward of the rows behind `context`, from embed to the logits of every one; several in a row, the time and work of
+  // one.
   absl::StatusOr<Timed> Forward(int32_t n_rows);
   // A draft step as rounds have them behind their first one: plan, forward, law, and a token drawn at temperature 1.
   // Several in a row, each fed with the token before it; the time and work of one.
   absl::StatusOr<Timed> DraftStep();
 
  private:
-  absl::StatusOr<Timed> Time(const Program& program, int64_t n_keys);
+  // Of one of `n_parts` equal parts of the program.
+  absl::StatusOr<Timed> Time(const Program& program, int64_t n_keys, int32_t n_parts);
+  template <typename T>
+  T ReadBack(const T* there) const;
 
-  static constexpr int32_t kSteps = 4;
+  static constexpr int32_t kSteps = 4;  // or forwards, in a row
 
   std::shared_ptr<const Model> model_;
   ModelBenchOptions options_;

@@ -217,7 +217,7 @@ class PlantedBench {
   bool Do(const std::string& doing, const std::vector<std::string>& keys, F measure) {
     if (!over_ && options_.interrupted && options_.interrupted()) End(absl::CancelledError("interrupted"));
     if (over_) return false;
-    constexpr double kMeasurements = 13;
+    constexpr double kMeasurements = 14;
     if (options_.progress) options_.progress(doing, std::min(1., n_done_++ / kMeasurements));
     const absl::Status status = measure();
     if (status.ok()) return true;

@@ -30,8 +30,8 @@ __global__ void __launch_bounds__(kThreads) ReadKernel(const uint4* data, int64_
     }
   }
   for (; i < n; i += stride) all.x ^= __ldcs(data + i).x;
-  // Never true of zeroed memory, and nobody but us knows that: the loads cannot be left out.
-  if ((all.x | all.y | all.z | all.w) != 0) *out = all;
+  // Hardly ever true, and the compiler does not know: the loads cannot be left out.
+  if ((all.x ^ all.y ^ all.z ^ all.w) == 0x7a6e6d21u) *out = all;
 }
 
 }  // namespace
