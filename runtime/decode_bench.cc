@@ -167,7 +167,10 @@ absl::StatusOr<DecodeTimes> MeasureDecode(const PlantedModels& models, const Dec
     TANDEM_RETURN_IF_ERROR(engine.Run(&clock, &results));
     if (clock.was_interrupted()) return absl::CancelledError("interrupted");
     const std::vector<RoundClock::Mark>& marks = clock.marks();
-    TANDEM_CHECK(static_cast<int32_t>(marks.size()) == n_rounds + 1) << marks.size() << " rounds";
+    if (static_cast<int32_t>(marks.size()) <= n_rounds) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("a run ended after ", marks.size(), " of ", n_rounds + 1, " rounds"));
+    }
     if (options.temperature == 0) {
       for (const RequestResult& result : results) {
         ++times.n_compared;
