@@ -43,11 +43,13 @@ std::string SizeKey(const PlantedShape& shape) {
   return absl::StrReplaceAll(name.substr(name.rfind('-') + 1), {{".", ""}});
 }
 
+// Of the figure about options.small; empty if the draft's own stands for it.
 std::string SmallKey(const PlantedBenchOptions& options) {
-  if (options.small == nullptr) return "06b";
-  const std::string size = SizeKey(*options.small);
-  if (size != SizeKey(*options.draft)) return size;
-  return absl::StrReplaceAll(std::string(options.small->name), {{"-", "_"}, {".", ""}});
+  const std::string of_draft = SizeKey(*options.draft);
+  std::string size = options.small == nullptr ? "06b" : SizeKey(*options.small);
+  if (options.small == options.draft || (options.small == nullptr && size == of_draft)) return "";
+  if (size == of_draft) size = absl::StrReplaceAll(std::string(options.small->name), {{"-", "_"}, {".", ""}});
+  return absl::StrCat("step_", size, "_ms");
 }
 
 std::vector<PlantedFigure> MakeFigures(const PlantedBenchOptions& options) {
@@ -60,7 +62,7 @@ std::vector<PlantedFigure> MakeFigures(const PlantedBenchOptions& options) {
        absl::StrCat(target, " alone, batch 1, greedy, through the engine")},
       {absl::StrCat("step_", SizeKey(*options.draft), "_ms"), "ms",
        absl::StrCat("one draft step of ", draft, ": plan, forward, law, sampling at T = 1")},
-      {absl::StrCat("step_", SmallKey(options), "_ms"), "ms", absl::StrCat("the same of ", small)},
+      {SmallKey(options), "ms", absl::StrCat("the same of ", small)},
       {"forward_1_ms", "ms", absl::StrCat("a forward of ", target, " by itself, 1 row with logits")},
       {"forward_5_ms", "ms", "the same, 5 rows"},
       {"verify_ratio_5", "x", "forward_5_ms over forward_1_ms"},
@@ -91,6 +93,7 @@ std::vector<PlantedFigure> MakeFigures(const PlantedBenchOptions& options) {
                      absl::StrCat("a prompt of ", FormatCount(options.n_prefill), " tokens, one forward")});
   figures.push_back({"prefill_tflop_s", "TFLOP/s", "its matrix products (those that ran), per second"});
   figures.push_back({"prefill_share", "", "prefill_tflop_s as a share of 790"});
+  std::erase_if(figures, [](const PlantedFigure& figure) { return figure.key.empty(); });
   for (PlantedFigure& figure : figures) figure.is_rate = figure.unit == "tokens/s";
   return figures;
 }
@@ -289,7 +292,8 @@ class PlantedBench {
   }
 
   void Small() {
-    const std::string key = absl::StrCat("step_", SmallKey(options_), "_ms");
+    const std::string key = SmallKey(options_);
+    if (key.empty()) return;
     if (options_.small == nullptr) {
       At(key).missing = "no such shape was asked for (--small qwen3-0.6b)";
       return;

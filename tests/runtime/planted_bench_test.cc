@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <set>
+#include <string>
 
 #include "runtime/decode_bench.h"
 #include "runtime/model_bench.h"
@@ -103,6 +105,27 @@ TEST(PlantedBench, FloorsAreTheBytesOfTheShapes) {
   EXPECT_EQ(*round.over_floor(), *round.value / *round.floor);
   const PlantedFigure& plain = *result->Find("plain_tiny_tok_s");
   EXPECT_EQ(*plain.over_floor(), *plain.floor / *plain.value);
+}
+
+TEST(PlantedBench, EveryKeyIsThereOnce) {
+  for (const char* draft : {"llama-tiny", "qwen3-tiny"}) {
+    for (const char* small : {"", "llama-tiny", "qwen3-tiny"}) {
+      PlantedBenchOptions options = Tiny(kCpuDevice);
+      options.draft = &Shape(draft);
+      options.small = *small != 0 ? &Shape(small) : nullptr;
+      options.interrupted = [] { return true; };
+      const auto result = RunPlantedBench(options);
+      ASSERT_TRUE(result.ok()) << result.status();
+      std::set<std::string> keys;
+      for (const PlantedFigure& figure : result->figures)
+        EXPECT_TRUE(keys.insert(figure.key).second) << figure.key;
+      EXPECT_TRUE(keys.contains("step_tiny_ms"));
+      const std::string other =
+          *small == 0 ? "step_06b_ms"
+                      : std::string("step_") + (small[0] == 'l' ? "llama_tiny_ms" : "qwen3_tiny_ms");
+      EXPECT_EQ(keys.contains(other), std::string(small) != draft) << draft << ", " << small;
+    }
+  }
 }
 
 // Where the permutations agree everywhere or nowhere, every round is the same.
