@@ -100,6 +100,16 @@ class Bench {
 }  // namespace
 
 int RunBench(const Args& args) {
+  if (args.Has("--planted")) return RunBenchPlanted(args);
+  if (args.operand(0).empty()) {
+    Log("expected CONFIG or --planted, got nothing (tandem bench --help)");
+    return kExitUsage;
+  }
+  for (const Flag& flag : PlantedFlags()) {
+    if (!args.Has(flag.name)) continue;
+    Log(absl::StrCat(flag.name, ": belongs to --planted (tandem bench --help)"));
+    return kExitUsage;
+  }
   int n_repetitions = 3;
   const std::string wanted = args.Value("--repetitions", "3");
   if (!absl::SimpleAtoi(wanted, &n_repetitions) || n_repetitions < 3 || n_repetitions > 1000) {

@@ -23,7 +23,7 @@ std::vector<Flag> Joined(const Lists&... lists) {
 std::vector<Command> MakeCommands() {
   const std::vector<Flag> bench = {
       {"--repetitions", "N",
-       "times that each side runs all prompts after the warm-up, at least 3 (default 3)"}};
+       "times that each side runs all prompts after the warm-up, at least 3 (default 3; with --planted 7)"}};
   const std::vector<Flag> sweep = {
       {"--preset", "NAME", "quick, standard or full: the same as --set sweep.preset=NAME (default quick)"},
       {"--out", "DIR", "folder of the results (default: CONFIG's name with .sweep, in the current folder)"},
@@ -36,11 +36,16 @@ std::vector<Command> MakeCommands() {
        "The text goes to stdout as it comes, in colours if that is a terminal; then the report.\n"
        "tandem help config describes CONFIG, tandem help metrics the report.",
        RunFlags(), RunGenerate},
-      {"bench", "CONFIG", "the target alone and the pair on the same prompts: speedup and its spread",
+      {"bench", "[CONFIG]", "the target alone and the pair on the same prompts: speedup and its spread",
        "Both run in this process, in turns. Greedy outputs are compared token by token; where the rule is "
        "exact and\n"
-       "they differ, the exit code is 6.",
-       Joined(RunFlags(), bench), RunBench},
+       "they differ, the exit code is 6.\n"
+       "With --planted instead of CONFIG: full-size models without a checkpoint, whose greedy text is known. "
+       "Prints decoding,\n"
+       "rounds, batches, forwards, draft steps, the tail of a round and a prompt, each beside the time that "
+       "reading its bytes\n"
+       "takes, and writes them with --json FILE; bench/README.md describes each key.",
+       Joined(RunFlags(), bench, PlantedFlags()), RunBench},
       {"sweep", "CONFIG", "quality against cost: every rule of a grid, a curve per rule",
        "Runs the grid that CONFIG's section `sweep` describes (tandem help config): rules and their "
        "parameters, "

@@ -11,17 +11,18 @@
 
 namespace tandem {
 
-int RunGenerate(const Args& args);     // run CONFIG
-int RunBench(const Args& args);        // bench CONFIG
-int RunSweep(const Args& args);        // sweep CONFIG
-int RunReport(const Args& args);       // report RESULTS
-int RunConfigCheck(const Args& args);  // config check CONFIG
-int RunConfigPrint(const Args& args);  // config print CONFIG
-int RunInfo(const Args& args);         // info FOLDER
-int RunRulesList(const Args& args);    // rules list
-int RunRulesInfo(const Args& args);    // rules info NAME
-int RunRulesCheck(const Args& args);   // rules check NAME
-int RunHelp(const Args& args);         // help [TOPIC]
+int RunGenerate(const Args& args);      // run CONFIG
+int RunBench(const Args& args);         // bench CONFIG
+int RunBenchPlanted(const Args& args);  // bench --planted
+int RunSweep(const Args& args);         // sweep CONFIG
+int RunReport(const Args& args);        // report RESULTS
+int RunConfigCheck(const Args& args);   // config check CONFIG
+int RunConfigPrint(const Args& args);   // config print CONFIG
+int RunInfo(const Args& args);          // info FOLDER
+int RunRulesList(const Args& args);     // rules list
+int RunRulesInfo(const Args& args);     // rules info NAME
+int RunRulesCheck(const Args& args);    // rules check NAME
+int RunHelp(const Args& args);          // help [TOPIC]
 
 // All of them, in the order that help shows them.
 std::span<const Command> Commands();
@@ -37,6 +38,7 @@ int ReadConfig(const Args& args, Config* config);
 // The flags that it reads; of commands that run prompts, or of every command with a configuration.
 std::vector<Flag> ConfigFlags();
 std::vector<Flag> RunFlags();
+std::vector<Flag> PlantedFlags();  // of bench --planted
 
 // The whole program, but for main.
 int RunTandem(int argc, char** argv);

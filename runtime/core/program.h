@@ -78,6 +78,16 @@ class Program {
     static_assert(std::is_trivially_copyable_v<Args>);
     steps_.push_back({Args::kOp, lane_, phase_, Store(&args, sizeof(Args))});
   }
+  // The steps of another program, behind these. Their lanes, phases and events stay as they are.
+  void Append(const Program& other) {
+    args_.resize((args_.size() + kAlignment - 1) / kAlignment * kAlignment);
+    const auto base = static_cast<uint32_t>(args_.size());
+    args_.insert(args_.end(), other.args_.begin(), other.args_.end());
+    for (Step step : other.steps_) {
+      step.args += base;
+      steps_.push_back(step);
+    }
+  }
   void Record(EventId event) { steps_.push_back({Op::kRecord, lane_, phase_, Store(&event, sizeof(event))}); }
   void Wait(EventId event) { steps_.push_back({Op::kWait, lane_, phase_, Store(&event, sizeof(event))}); }
 

@@ -60,7 +60,7 @@ View WeightReader::Read(const std::string& name, const std::vector<int64_t>& sha
   }
   used_.insert(tensor);
   const void* data = tensor->data.data();
-  if (device().is_cuda()) {
+  if (device() != weights_->device()) {
     const void*& copy = copy_of_[tensor];
     if (copy == nullptr) copy = copies_->Copy(tensor->data.data(), tensor->data.size());
     data = copy;

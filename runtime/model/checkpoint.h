@@ -18,7 +18,7 @@ namespace tandem {
 
 // WeightReader: hands an architecture its tensors, checked against the shapes that the config asks for. It
 // keeps the first error (see status()), after which every view is empty, so that an architecture reads as a
-// list. On a CUDA device the views are of copies there.
+// list. Where the weights are not on `device` already, the views are of copies there.
 class WeightReader {
  public:
   WeightReader(std::shared_ptr<const Safetensors> weights, const ModelConfig& config,

@@ -14,6 +14,7 @@
 #include "runtime/core/check.h"
 #include "runtime/model/arch/registry.h"
 #include "runtime/model/checkpoint.h"
+#include "runtime/model/planted_fill.h"
 #include "runtime/model/safetensors.h"
 
 namespace tandem {
@@ -30,25 +31,9 @@ constexpr PlantedShape kShapes[] = {
 };
 
 constexpr int32_t kMaxContext = 8192;
-constexpr float kPeak = 16;                   // about the logit of the planted token
 constexpr float kSmall = 0.002f;              // standard deviation of what writes to the residual stream
 constexpr float kOther = 0.02f;               // of other weights
 constexpr int64_t kBlock = int64_t{1} << 20;  // elements that a thread fills at a time
-
-// SplitMix64 of (seed, index): any element on its own, so that threads may share the work.
-uint64_t Bits(uint64_t seed, uint64_t index) {
-  uint64_t z = seed + (index + 1) * 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
-
-// Nearly normal, mean 0, standard deviation 1: four uniform numbers of 16 bits, added.
-float Normal(uint64_t bits) {
-  const auto sum =
-      static_cast<int64_t>((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48));
-  return static_cast<float>(sum - 2 * 0xffff) * (1.7320508f / 65536);
-}
 
 // Calls fill(begin, end) for blocks of [0, n) on all threads.
 template <typename Fill>
@@ -66,7 +51,7 @@ void InParallel(int64_t n, int64_t block, Fill fill) {
 }
 
 void Shuffle(std::vector<int32_t>& values, uint64_t seed) {
-  for (size_t i = values.size(); i > 1; --i) std::swap(values[i - 1], values[Bits(seed, i) % i]);
+  for (size_t i = values.size(); i > 1; --i) std::swap(values[i - 1], values[planted::Bits(seed, i) % i]);
 }
 
 ModelConfig ConfigOf(const PlantedShape& shape) {
@@ -87,11 +72,11 @@ ModelConfig ConfigOf(const PlantedShape& shape) {
   return config;
 }
 
-// The tensors of a checkpoint, in memory.
+// The tensors of a checkpoint, in memory of one device.
 class Weights {
  public:
-  Weights(const PlantedShape& shape, const std::vector<int32_t>& successor, uint64_t seed)
-      : shape_(shape), seed_(seed) {
+  Weights(const PlantedShape& shape, const std::vector<int32_t>& successor, uint64_t seed, Device device)
+      : shape_(shape), seed_(seed), device_(device), memory_(std::make_shared<Arena>(device)) {
     const int64_t hidden = shape.hidden, q = int64_t{shape.n_heads} * shape.head_dim,
                   kv = int64_t{shape.n_kv_heads} * shape.head_dim;
     const uint16_t* embedding = Random("model.embed_tokens.weight", {shape.n_vocab, hidden}, 1);
@@ -114,19 +99,12 @@ class Weights {
     }
     Ones("model.norm.weight", hidden);
     uint16_t* head = New("lm_head.weight", {shape.n_vocab, hidden});
-    InParallel(shape.n_vocab, std::max<int64_t>(1, kBlock / hidden), [&](int64_t begin, int64_t end) {
-      for (int64_t v = begin; v < end; ++v) {
-        uint16_t* row = head + successor[static_cast<size_t>(v)] * hidden;
-        for (int64_t k = 0; k < hidden; ++k) {
-          row[k] = FloatToBf16(Bf16ToFloat(embedding[v * hidden + k]) * kPeak / static_cast<float>(hidden));
-        }
-      }
-    });
+    PlantHead(head, embedding, successor);
   }
 
   std::shared_ptr<const Safetensors> Take() {
     return Safetensors::Hold(absl::StrCat("planted ", std::string(shape_.name)), std::move(tensors_),
-                             std::move(memory_));
+                             std::move(memory_), device_);
   }
 
  private:
@@ -144,26 +122,59 @@ class Weights {
   }
   uint16_t* Random(const std::string& name, std::vector<int64_t> shape, float deviation) {
     uint16_t* data = New(name, std::move(shape));
-    const uint64_t seed = Bits(seed_, tensors_.size());
-    InParallel(tensors_.back().n_elements(), kBlock, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        data[i] = FloatToBf16(deviation * Normal(Bits(seed, static_cast<uint64_t>(i))));
-      }
+    const uint64_t seed = planted::Bits(seed_, tensors_.size());
+    const int64_t n = tensors_.back().n_elements();
+    if (device_.is_cuda()) {
+      planted::FillRandomCuda(device_, data, n, seed, deviation);
+      return data;
+    }
+    InParallel(n, kBlock, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) data[i] = planted::RandomWeight(seed, i, deviation);
     });
     return data;
   }
   void Ones(const std::string& name, int64_t n) {
     uint16_t* data = New(name, {n});
-    std::fill(data, data + n, FloatToBf16(1));
+    const uint16_t one = FloatToBf16(1);
+    device_.is_cuda() ? planted::FillCuda(device_, data, n, one) : std::fill(data, data + n, one);
+  }
+  void PlantHead(uint16_t* head, const uint16_t* embedding, const std::vector<int32_t>& successor) {
+    const int64_t hidden = shape_.hidden;
+    if (device_.is_cuda()) {
+      planted::FillHeadCuda(device_, head, embedding, successor.data(), shape_.n_vocab, hidden);
+      return;
+    }
+    InParallel(shape_.n_vocab, std::max<int64_t>(1, kBlock / hidden), [&](int64_t begin, int64_t end) {
+      for (int64_t v = begin; v < end; ++v) {
+        uint16_t* row = head + successor[static_cast<size_t>(v)] * hidden;
+        for (int64_t k = 0; k < hidden; ++k)
+          row[k] = planted::HeadWeight(embedding[v * hidden + k], static_cast<float>(hidden));
+      }
+    });
   }
 
   const PlantedShape& shape_;
   const uint64_t seed_;
+  const Device device_;
   std::vector<Tensor> tensors_;
-  std::shared_ptr<Arena> memory_ = std::make_shared<Arena>();
+  std::shared_ptr<Arena> memory_;
 };
 
 }  // namespace
+
+#ifndef TANDEM_CUDA
+namespace planted {
+
+void FillRandomCuda(Device, uint16_t*, int64_t, uint64_t, float) {
+  TANDEM_CHECK(false) << "no CUDA in this build";
+}
+void FillCuda(Device, uint16_t*, int64_t, uint16_t) { TANDEM_CHECK(false) << "no CUDA in this build"; }
+void FillHeadCuda(Device, uint16_t*, const uint16_t*, const int32_t*, int64_t, int64_t) {
+  TANDEM_CHECK(false) << "no CUDA in this build";
+}
+
+}  // namespace planted
+#endif
 
 std::span<const PlantedShape> PlantedShapes() { return kShapes; }
 
@@ -199,13 +210,21 @@ std::vector<int32_t> PlantAgreement(const std::vector<int32_t>& other, double ag
   return result;
 }
 
+int64_t PlantedBytes(const PlantedShape& shape) {
+  const int64_t hidden = shape.hidden, q = int64_t{shape.n_heads} * shape.head_dim,
+                kv = int64_t{shape.n_kv_heads} * shape.head_dim;
+  const int64_t norms = 2 * hidden + (shape.architecture == "Qwen3ForCausalLM" ? 2 * shape.head_dim : 0);
+  const int64_t layer = hidden * (2 * q + 2 * kv + 3 * int64_t{shape.intermediate}) + norms;
+  return 2 * (shape.n_layers * layer + 2 * shape.n_vocab * hidden + hidden);
+}
+
 std::shared_ptr<const Model> MakePlanted(const PlantedShape& shape, const std::vector<int32_t>& successor,
-                                         uint64_t seed) {
+                                         uint64_t seed, Device device) {
   TANDEM_CHECK(successor.size() == static_cast<size_t>(shape.n_vocab)) << successor.size() << " successors";
   const ModelConfig config = ConfigOf(shape);
   const absl::StatusOr<const Architecture*> architecture = FindArchitecture(config.architecture, config.path);
   TANDEM_CHECK(architecture.ok()) << architecture.status().message();
-  WeightReader reader(Weights(shape, successor, seed).Take(), config, config.path);
+  WeightReader reader(Weights(shape, successor, seed, device).Take(), config, config.path, device);
   std::shared_ptr<const Model> model = (*architecture)->make(config, GenerationDefaults(), reader);
   TANDEM_CHECK(reader.status().ok()) << reader.status().message();
   return model;

@@ -46,10 +46,14 @@ std::vector<int32_t> PlantSuccessors(int32_t n_vocab, uint64_t seed);
 // no permutation can differ: then on none). agreement from 0 to 1.
 std::vector<int32_t> PlantAgreement(const std::vector<int32_t>& other, double agreement, uint64_t seed);
 
-// The model, bf16, filled by all of the CPU's threads; random numbers depend on the seed alone.
-// REQUIRES: `successor` is a permutation of the shape's vocabulary.
+// Of its weights, embedding and head included.
+int64_t PlantedBytes(const PlantedShape& shape);
+
+// The model, bf16, filled where it will be used: by all of the CPU's threads, or by kernels on a CUDA device. Weights
+// depend on the seed alone and have the same bits on every device.
+// REQUIRES: `successor` is a permutation of the shape's vocabulary; the device is there and has the memory.
 std::shared_ptr<const Model> MakePlanted(const PlantedShape& shape, const std::vector<int32_t>& successor,
-                                         uint64_t seed);
+                                         uint64_t seed, Device device = {});
 
 }  // namespace tandem
 

@@ -312,10 +312,11 @@ absl::StatusOr<std::shared_ptr<const Safetensors>> Safetensors::Open(const std::
 }
 
 std::shared_ptr<const Safetensors> Safetensors::Hold(const std::string& name, std::vector<Tensor> tensors,
-                                                     std::shared_ptr<const void> owner) {
+                                                     std::shared_ptr<const void> owner, Device device) {
   std::shared_ptr<Safetensors> weights(new Safetensors);
   weights->files_.push_back(name);
   weights->owner_ = std::move(owner);
+  weights->device_ = device;
   for (Tensor& tensor : tensors) {
     std::string tensor_name = tensor.name;
     weights->tensors_.emplace(std::move(tensor_name), std::move(tensor));

@@ -19,6 +19,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/core/device.h"
 #include "runtime/core/status.h"
 #include "runtime/core/view.h"
 
@@ -45,9 +46,10 @@ class Safetensors {
   // model.safetensors of `folder`, or the shards that model.safetensors.index.json names.
   // kNotFound: neither is there, or a shard is missing. kFailedPrecondition: a damaged file or index.
   static absl::StatusOr<std::shared_ptr<const Safetensors>> Open(const std::string& folder);
-  // Tensors that are in memory already; `owner` keeps their data. `name` stands where a path would, in errors.
+  // Tensors that are in memory of `device` already; `owner` keeps their data. `name` stands where a path would, in
+  // errors.
   static std::shared_ptr<const Safetensors> Hold(const std::string& name, std::vector<Tensor> tensors,
-                                                 std::shared_ptr<const void> owner);
+                                                 std::shared_ptr<const void> owner, Device device = {});
   ~Safetensors();
   Safetensors(const Safetensors&) = delete;
   Safetensors& operator=(const Safetensors&) = delete;
@@ -55,6 +57,7 @@ class Safetensors {
   const Tensor* Find(std::string_view name) const;  // null if there is none
   const std::map<std::string, Tensor, std::less<>>& tensors() const { return tensors_; }
   const std::vector<std::string>& files() const { return files_; }  // paths
+  Device device() const { return device_; }                         // where the data lies
 
  private:
   class Mapping;
@@ -64,6 +67,7 @@ class Safetensors {
   std::vector<std::string> files_;
   std::vector<Mapping> mappings_;
   std::shared_ptr<const void> owner_;
+  Device device_;
   std::map<std::string, Tensor, std::less<>> tensors_;
 };
 

@@ -192,6 +192,18 @@ TEST_F(Cli, WhatIsNotThereGetsTheNearestName) {
        "tandem: --prompt and --prompts: give one of them (tandem --help)\n"},
       {{"bench", "a", "--repetitions", "2"},
        "tandem: --repetitions: expected a whole number from 3 to 1000, got 2\n"},
+      {{"bench"}, "tandem: expected CONFIG or --planted, got nothing (tandem bench --help)\n"},
+      {{"bench", "a", "--gamma", "3"}, "tandem: --gamma: belongs to --planted (tandem bench --help)\n"},
+      {{"bench", "a", "--planted", "llama-tiny+llama-tiny"},
+       "tandem: expected CONFIG or --planted, got both: a (tandem bench --help)\n"},
+      {{"bench", "--planted", "llama-tiny+llama-tiny", "--set", "a=b"},
+       "tandem: --set: belongs to a CONFIG, and --planted has none (tandem bench --help)\n"},
+      {{"bench", "--planted", "llama-tiny"},
+       "tandem: --planted: expected TARGET+DRAFT, as llama-8b+llama-1b, got llama-tiny\n"},
+      {{"bench", "--planted", "llama-tiny+llama-tiny", "--context", "12k"},
+       "tandem: --context: expected a number, got 12k\n"},
+      {{"bench", "--planted", "llama-tiny+llama-tiny", "--device", "cpu", "--agreement", "2"},
+       "tandem: --agreement: expected 0 to 1, got 2\n"},
       {{"help", "metric"}, "tandem: help: unknown topic metric; did you mean metrics?\n"},
       {{"help", "rules", "chekc"}, "tandem: help: unknown topic rules chekc; did you mean rules check?\n"},
       {{"rules", "info", "losless"}, "tandem: rules info: unknown rule losless; did you mean lossless?\n"},
@@ -578,6 +590,32 @@ TEST_F(Cli, BenchSaysWhereALossyRuleDiffers) {
   EXPECT_EQ(outcome.code, kExitOk) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("3 of 3 differ (greedy); first in 1 at token "));
   EXPECT_THAT(outcome.out, HasSubstr("; the rule may do that"));
+}
+
+TEST_F(Cli, BenchOfAPlantedPair) {
+  const std::vector<std::string> words = {"bench",
+                                          "--planted",
+                                          "llama-tiny+llama-tiny",
+                                          "--device",
+                                          "cpu",
+                                          "--rounds",
+                                          "8",
+                                          "--repetitions",
+                                          "3",
+                                          "--context",
+                                          "48",
+                                          "--prefill",
+                                          "32",
+                                          "--json",
+                                          "-"};
+  const Outcome outcome = Tandem(words);
+  EXPECT_EQ(outcome.code, kExitOk) << outcome.err;
+  const Json json = Json::parse(outcome.out);
+  EXPECT_EQ(json["greedy_outputs"]["different"], 0);
+  EXPECT_EQ(json["tokens_per_round"], json["planted_tokens_per_round"]);
+  EXPECT_GT(json["plain_tiny_tok_s"], 0);
+  EXPECT_TRUE(json["step_06b_ms"].is_null());
+  EXPECT_THAT(std::string(json["missing"]["step_06b_ms"]), HasSubstr("--small"));
 }
 
 TEST_F(Cli, BenchNeedsAPair) {

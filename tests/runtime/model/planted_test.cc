@@ -5,6 +5,10 @@
 #include <algorithm>
 #include <numeric>
 
+#include "runtime/core/buffer.h"
+#include "runtime/core/view.h"
+#include "runtime/model/planted_fill.h"
+#include "tests/on_device.h"
 #include "tests/runtime/pairs.h"
 
 namespace tandem {
@@ -55,12 +59,25 @@ TEST(Planted, FullShapesReadAsManyBytesAsTheirModels) {
   }
 }
 
-TEST(Planted, GreedyTextIsWhatWasPlanted) {
+TEST(Planted, BytesAreThoseOfTheModel) {
+  for (const std::string name : {"llama-tiny", "qwen3-tiny"}) {
+    const PlantedShape& shape = Shape(name);
+    const auto model = MakePlanted(shape, PlantSuccessors(shape.n_vocab, 5), 6);
+    EXPECT_EQ(PlantedBytes(shape), 2 * model->shape().n_parameters) << name;
+  }
+}
+
+class PlantedOnDevice : public testing::TestWithParam<Device> {};
+INSTANTIATE_TEST_SUITE_P(, PlantedOnDevice, testing::Values(kCpuDevice, kCudaDevice),
+                         [](const auto& info) { return info.param.is_cuda() ? "Cuda" : "Cpu"; });
+
+TEST_P(PlantedOnDevice, GreedyTextIsWhatWasPlanted) {
+  TANDEM_SKIP_WITHOUT(GetParam());
   for (const std::string name : {"llama-tiny", "qwen3-tiny"}) {
     for (ActivationDType dtype : {ActivationDType::kF32, ActivationDType::kBf16}) {
       const PlantedShape& shape = Shape(name);
       const std::vector<int32_t> successor = PlantSuccessors(shape.n_vocab, 5);
-      const ModelSpec target{.model = MakePlanted(shape, successor, 6), .dtype = dtype};
+      const ModelSpec target{.model = MakePlanted(shape, successor, 6, GetParam()), .dtype = dtype};
       for (int32_t seed = 0; seed < 4; ++seed) {
         auto engine = MakeEngine({.max_context = 128}, {.target = target}, MakePolicy());
         const std::vector<int32_t> prompt = SomePrompt(5, seed, shape.n_vocab);
@@ -110,6 +127,32 @@ TEST(Planted, WeightsFollowFromTheSeed) {
   };
   EXPECT_EQ(text(1), text(1));
   EXPECT_NE(text(1), text(2));
+}
+
+// The formulas of the CPU, against what kernels wrote.
+TEST(Planted, KernelsWriteTheSameBits) {
+  TANDEM_SKIP_WITHOUT(kCudaDevice);
+  constexpr int64_t kVocabulary = 7000, kHidden = 96;  // more elements than one wave of threads
+  constexpr int64_t kN = kVocabulary * kHidden;
+  Arena arena(kCudaDevice);
+  auto* embedding = arena.New<uint16_t>(kN);
+  auto* head = arena.New<uint16_t>(kN);
+  const std::vector<int32_t> successor = PlantSuccessors(kVocabulary, 5);
+  planted::FillRandomCuda(kCudaDevice, embedding, kN, 9, 0.02f);
+  planted::FillHeadCuda(kCudaDevice, head, embedding, successor.data(), kVocabulary, kHidden);
+  std::vector<uint16_t> got_embedding(kN), got_head(kN), want_embedding(kN), want_head(kN);
+  cuda::Download(kCudaDevice, got_embedding.data(), embedding, kN * sizeof(uint16_t));
+  cuda::Download(kCudaDevice, got_head.data(), head, kN * sizeof(uint16_t));
+  for (int64_t i = 0; i < kN; ++i) {
+    want_embedding[i] = planted::RandomWeight(9, i, 0.02f);
+    want_head[successor[i / kHidden] * kHidden + i % kHidden] =
+        planted::HeadWeight(want_embedding[i], kHidden);
+  }
+  EXPECT_EQ(got_embedding, want_embedding);
+  EXPECT_EQ(got_head, want_head);
+  planted::FillCuda(kCudaDevice, head, kN, 7);
+  cuda::Download(kCudaDevice, got_head.data(), head, kN * sizeof(uint16_t));
+  EXPECT_EQ(got_head, std::vector<uint16_t>(kN, 7));
 }
 
 }  // namespace
