@@ -257,10 +257,11 @@ class Packed {
   // Weights of the 16 keys from `first` on for the queries, over the largest score so far; the sums are scaled to it.
   using Scores = float[2][4];
   __device__ __forceinline__ void Score(int first, const Keys& keys, Scores& score) {
+    Scores low;  // of the queries' low parts
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) score[n][j] = 0;
+      for (int j = 0; j < 4; ++j) score[n][j] = low[n][j] = 0;
     }
 #pragma unroll
     for (int i = 0; i < D / 32; ++i) {
@@ -271,10 +272,16 @@ class Packed {
         const uint4 b = *reinterpret_cast<const uint4*>(at + 8 * kQueryPitch);
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-          MultiplyTiles(score[n], a.x, b.x, a.y, b.y, keys.key[n][i].x, keys.key[n][i].y);
-          MultiplyTiles(score[n], a.z, b.z, a.w, b.w, keys.key[n][i].z, keys.key[n][i].w);
+          float(&sum)[4] = part == 0 ? score[n] : low[n];
+          MultiplyTiles(sum, a.x, b.x, a.y, b.y, keys.key[n][i].x, keys.key[n][i].y);
+          MultiplyTiles(sum, a.z, b.z, a.w, b.w, keys.key[n][i].z, keys.key[n][i].w);
         }
       }
+    }
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) score[n][j] += low[n][j];
     }
 #pragma unroll
     for (int row = 0; row < 2; ++row) Softmax(score, row, first);

@@ -37,6 +37,7 @@ struct Fixed {
   StreamStep step[2];  // this one and the next
   Tiles tiles[kCopiers][2];  // the copiers'
   uint64_t full[kMaxStages], empty[kMaxStages];  // barriers: a tile is there; is used
+  uint4 zeros[4];         // a chunk of an input row that is not there
   float scale[kMaxRows];  // of a product's rows
   float sums[2][kWorkers][kMaxRows][kSumPitch];
   float residual[kMaxResidual][kMaxRows][kTileRows];  // of the outputs of this block in products that add to the input
@@ -432,17 +433,6 @@ class Pieces {
   char* to_ = nullptr;
 };
 
-__device__ __forceinline__ void LoadAll(const Product& product, int n_rows) {
-  Pieces pieces(product, n_rows);
-  Scales scales(product, n_rows);
-  pieces.Begin(0, product.tiles.in_dim, Work());
-  if (product.tiles.in_dim * n_rows > 2 * kPieceCols) pieces.AwaitLast();
-  pieces.Ask();
-  scales.Ask();
-  pieces.Await();
-  scales.Take();
-}
-
 // --- The sums of a product ---
 
 // Where the workers are in the ring, and how many groups they have finished.
@@ -470,33 +460,39 @@ class Multiplier {
   // Tiles of columns begin .. end; `input` holds them from column `begin` on.
   __device__ __forceinline__ void AddTiles(int begin, int end, const char* input, Progress& progress,
                                            float (&sum)[4]) const {
-    const char* in = input + in_offset_;
+    // Lanes that have no row bring zeros.
+    const char* in = has_row_ ? input + in_offset_ : reinterpret_cast<const char*>(Common().zeros);
+    const int next_chunk = has_row_ ? chunk_bytes_ : 0;
+    int k = begin;
 #pragma unroll 1
-    for (int k = begin + warp_ * 64; k - warp_ * 64 < end; k += kTileCols, in += 16 * chunk_bytes_) {
+    for (; k + kTileCols <= end; k += kTileCols, in += 16 * next_chunk) {
       const char* tile = tile_ + progress.stage * kTileBytes;
       WaitFor(full_ + 8 * progress.stage, progress.parity);
-      const bool first = k < in_dim_, second = k + 32 < in_dim_;
-      if (first) {
-        const uint4 low = *reinterpret_cast<const uint4*>(tile);
-        const uint4 high = *reinterpret_cast<const uint4*>(tile + 8 * kRowPitch);
-        uint4 x = {0, 0, 0, 0}, y = {0, 0, 0, 0};
-        uint4 next_low = {0, 0, 0, 0}, next_high = {0, 0, 0, 0};
-        if (has_row_) x = *reinterpret_cast<const uint4*>(in);
-        if (second) {
-          next_low = *reinterpret_cast<const uint4*>(tile + 64);
-          next_high = *reinterpret_cast<const uint4*>(tile + 8 * kRowPitch + 64);
-          if (has_row_) y = *reinterpret_cast<const uint4*>(in + chunk_bytes_);
-        }
-        strands::AddChunk(sum, low, high, x);
-        if (second) strands::AddChunk(sum, next_low, next_high, y);
-      }
-      __syncwarp();
-      if (lane_ == 0) Arrive(empty_ + 8 * progress.stage);
-      if (++progress.stage == n_stages_) progress.stage = 0, progress.parity ^= 1;
+      const uint4 low = At(tile), high = At(tile + 8 * kRowPitch), x = At(in);
+      const uint4 next_low = At(tile + 64), next_high = At(tile + 8 * kRowPitch + 64), y = At(in + next_chunk);
+      strands::AddChunk(sum, low, high, x);
+      strands::AddChunk(sum, next_low, next_high, y);
+      Release(progress);
     }
+    if (k >= end) return;
+    WaitFor(full_ + 8 * progress.stage, progress.parity);
+#pragma unroll 1
+    for (int u = 0; u < 2; ++u) {
+      if (k + warp_ * 64 + u * 32 >= in_dim_) break;
+      const char* tile = tile_ + progress.stage * kTileBytes + u * 64;
+      strands::AddChunk(sum, At(tile), At(tile + 8 * kRowPitch), At(in + u * next_chunk));
+    }
+    Release(progress);
   }
 
  private:
+  static __device__ __forceinline__ uint4 At(const char* p) { return *reinterpret_cast<const uint4*>(p); }
+  __device__ __forceinline__ void Release(Progress& progress) const {
+    __syncwarp();
+    if (lane_ == 0) Arrive(empty_ + 8 * progress.stage);
+    if (++progress.stage == n_stages_) progress.stage = 0, progress.parity ^= 1;
+  }
+
   const int n_stages_, in_dim_, chunk_bytes_, warp_, lane_;
   const bool has_row_;
   const char* const tile_;
@@ -507,7 +503,8 @@ class Multiplier {
 // Ends the outputs of groups, in rising order: thread i output i % 16 of row i / 16; gated, i % 8 of row i / 8.
 class Finisher {
  public:
-  __device__ __forceinline__ Finisher(const Product& product, int n_rows)
+  // `first`: the first of them.
+  __device__ __forceinline__ Finisher(const Product& product, int first, int n_rows)
       : product_(product),
         thread_(Thread()),
         n_rows_(n_rows),
@@ -516,6 +513,10 @@ class Finisher {
         row_(thread_ >> shift_),
         place_(thread_ & ((1 << shift_) - 1)) {
     Enter(0);
+    if (gain_ == nullptr || row_ >= n_rows) return;
+    for (int group = first; group < product.tiles.n_groups; group += static_cast<int>(gridDim.x)) {
+      asm volatile("prefetch.global.L1 [%0];" ::"l"(gain_ + group * kTileRows + place_));
+    }
   }
 
   __device__ __forceinline__ void Finish(int group, const float (&sum)[4], Progress& progress) {
@@ -567,7 +568,6 @@ class Finisher {
     const Segment& to = product_.segment[segment];
     const int turn = Common().turn;
     const int64_t row = product_.dst != nullptr ? __ldcg(product_.dst + row_) : row_;
-    scale_ = product_.scaled ? Common().scale[row_] : 1.f;
     bias_ = to.bias;
     gain_ = to.gain;
     squares_ = output_ == Output::kResidual ? to.squares.at<float>(turn) + row_ * (n_outputs_ / strands::kSquares) : nullptr;
@@ -582,7 +582,7 @@ class Finisher {
     float total = 0;
 #pragma unroll
     for (int s = 0; s < kWorkers; ++s) total += at[s * kMaxRows * kSumPitch];
-    total *= scale_;
+    if (product_.scaled) total *= Common().scale[row_];
     return bias != nullptr ? total + bias[output] : total;
   }
 
@@ -591,28 +591,14 @@ class Finisher {
   const Output output_;
   const int shift_, row_, place_;
   int segment_ = 0, begin_ = 0, end_ = 0, n_outputs_ = 0;
-  float scale_ = 1;
   const float *bias_ = nullptr, *up_bias_ = nullptr, *old_ = nullptr, *gain_ = nullptr;
   float *out_ = nullptr, *squares_ = nullptr;  // out_: of bf16 values too
 };
 
-__device__ __forceinline__ Progress MultiplyGroups(const Product& product, int first, int n_rows, Progress progress) {
-  const Multiplier multiplier(product, n_rows);
-  Finisher finisher(product, n_rows);
-  const int n_groups = product.tiles.n_groups, in_dim = product.tiles.in_dim;
-#pragma unroll 1
-  for (int group = first; group < n_groups; group += static_cast<int>(gridDim.x)) {
-    float sum[4] = {0, 0, 0, 0};
-    multiplier.AddTiles(0, in_dim, Work(), progress, sum);
-    finisher.Finish(group, sum, progress);
-  }
-  return progress;
-}
-
 // The input by slabs, two of which fit: the next one is asked for while one is multiplied. At most two groups a block.
-__device__ __forceinline__ Progress MultiplySlabs(const Product& product, int first, int n_rows, Progress progress) {
+__device__ __forceinline__ void MultiplySlabs(const Product& product, const Multiplier& multiplier, Finisher& finisher,
+                                              int first, int n_rows, Progress& progress) {
   static_assert(kMaxHeld == 2);
-  const Multiplier multiplier(product, n_rows);
   const int in_dim = product.tiles.in_dim, slab_cols = product.tiles.slab_tiles * kTileCols;
   const int half_bytes = Common().params.work_bytes / 2, second = first + static_cast<int>(gridDim.x);
   const bool two = second < product.tiles.n_groups;
@@ -626,36 +612,57 @@ __device__ __forceinline__ Progress MultiplySlabs(const Product& product, int fi
     pieces.Ask();
     const char* work = Work() + half * half_bytes;
     const int end = min(next, in_dim);
-    if (col >= 0) {
+#pragma unroll 1
+    for (int held = 0; held < (col < 0 ? 0 : two ? 2 : 1); ++held) {
       multiplier.AddTiles(col, end, work, progress, sum);
-      if (two) multiplier.AddTiles(col, end, work, progress, second_sum);
+#pragma unroll
+      for (int i = 0; two && i < 4; ++i) {  // the other group's turn
+        const float other = second_sum[i];
+        second_sum[i] = sum[i];
+        sum[i] = other;
+      }
     }
     pieces.Await();
     Meet();
   }
-  Finisher finisher(product, n_rows);
   finisher.Finish(first, sum, progress);
   if (two) finisher.Finish(second, second_sum, progress);
-  return progress;
 }
 
 __device__ __forceinline__ void RunProduct(const Product& product, Round& round, Progress& progress) {
   const int n_rows = product.tiles.count == 0 ? Common().n_rows : Common().n_logits;
   if (n_rows == 0) return;
-  const int first = round.Next(product.tiles);
-  if (first >= product.tiles.n_groups) return;
-  if (product.tiles.slab_tiles * kTileCols < product.tiles.in_dim) {
-    progress = MultiplySlabs(product, first, n_rows, progress);
+  const int first = round.Next(product.tiles), n_groups = product.tiles.n_groups, in_dim = product.tiles.in_dim;
+  if (first >= n_groups) return;
+  // What does not need the input comes before it.
+  const Multiplier multiplier(product, n_rows);
+  Finisher finisher(product, first, n_rows);
+  if (product.tiles.slab_tiles * kTileCols < in_dim) {
+    MultiplySlabs(product, multiplier, finisher, first, n_rows, progress);
     return;
   }
   if (product.input == Input::kBf16) {
-    LoadAll(product, n_rows);
+    Pieces pieces(product, n_rows);
+    Scales scales(product, n_rows);
+    pieces.Begin(0, in_dim, Work());
+    if (in_dim * n_rows > 2 * kPieceCols) pieces.AwaitLast();
+    pieces.Ask();
+    scales.Ask();
+    pieces.Await();
+    Meet();
+    Mark(1);
+    scales.Take();  // wanted at the end of a group
   } else {
     LoadFirst(product, n_rows);
+    Meet();
+    Mark(1);
   }
-  Meet();
-  Mark(1);
-  progress = MultiplyGroups(product, first, n_rows, progress);
+#pragma unroll 1
+  for (int group = first; group < n_groups; group += static_cast<int>(gridDim.x)) {
+    float sum[4] = {0, 0, 0, 0};
+    multiplier.AddTiles(0, in_dim, Work(), progress, sum);
+    finisher.Finish(group, sum, progress);
+  }
   Mark(2);
 }
 
@@ -1080,6 +1087,7 @@ __global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__
     common.slot[thread] = is_row ? __ldcg(given.rows.slot + thread) : -1;
     common.position[thread] = is_row ? __ldcg(given.rows.position + thread) : 0;
   }
+  if (thread < 16) reinterpret_cast<uint32_t*>(common.zeros)[thread] = 0;
   if (thread == 0) {
     for (int i = 0; i < given.n_stages; ++i) {
       InitBarrier(SharedAddress(common.full + i), 1);
