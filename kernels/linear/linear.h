@@ -1,13 +1,20 @@
-// linear: out_s[dst(m)] (+)= W_s in'[src(m)] + b_s for up to three weight segments that share one input, where
+// linear: out_s[dst(m)] (+)= r_m (W_s in'[src(m)]) + b_s for up to three weight segments W_s, b_s that share
+// one input, where
 //
-//   in' = in   or   in * rsqrt(mean(in^2) + eps) * norm      (RMS norm, fp32, if `norm` is given)
-//   in' = in' rounded to bf16 (nearest, ties to even)        if `round_bf16`
+//   in' = in, or in * norm            one fp32 product, if `norm` is given
+//   in' = in' rounded to bf16         (nearest, ties to even) if `round_bf16`
+//   r_m = rsqrt(mean(in^2) + eps)     in fp32, over row src(m) of `in`, if `norm` is given; else 1
+//
+// This is a product behind an RMS norm, with the row's own factor taken out: r_m multiplies the fp32 sum,
+// before the bias (one fused multiply-add, or two roundings) and before what the result is added to. Rounding
+// to bf16 is relative, so nothing is lost by rounding without r_m, and nobody has to know r_m before
+// multiplying.
 //
 // Weights keep the checkpoint's dtype and are widened to fp32 exactly; products and sums are fp32 (with
 // `round_bf16`, bf16 weights and a processor that can, two products are added before they join the sum:
 // linear_bf16.h). The reduction order of an output element depends on in_dim alone, never on the number of
-// rows, on their neighbours or on the worker: a row has the same bits in a forward of 1 row and of 64. (The
-// RMS norm's sum likewise.)
+// rows, on their neighbours or on the worker: a row has the same bits in a forward of 1 row and of 64. The
+// same holds for the norm's sum of squares, and so for r_m.
 #ifndef TANDEM_KERNELS_LINEAR_LINEAR_H_
 #define TANDEM_KERNELS_LINEAR_LINEAR_H_
 
@@ -47,7 +54,7 @@ struct LinearArgs {
   float* scratch;  // [n_workers, LinearScratch(max_rows, in_dim)] fp32, not shared between steps that overlap
 };
 
-// fp32 values that one worker needs for its copy of the prepared input.
+// fp32 values that one worker needs for its copy of the prepared input and of every row's r_m.
 int64_t LinearScratch(int32_t max_rows, int32_t in_dim);
 
 void LinearReference(const LinearArgs& args);  // sums in double

@@ -22,7 +22,7 @@ bool HasLinearBf16(const LinearArgs& args) {
 // Nothing of the standard library is used from here to pop_options: its inline functions must not be compiled
 // for this processor only.
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
+#pragma GCC target("fma,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
 
 namespace {
 
@@ -54,15 +54,16 @@ float RmsScale(const float* in, int64_t n, float eps) {
   return 1.f / __builtin_sqrtf(_mm512_reduce_add_ps(sum) / static_cast<float>(n) + eps);
 }
 
-// A tile's rows of input, rounded to bf16: [ceil(in_dim / 32)][n_cols][32], zeros past in_dim.
-void PackTile(const LinearArgs& args, int first, int n_cols, uint16_t* out) {
+// A tile's rows of input, rounded to bf16: [ceil(in_dim / 32)][n_cols][32], zeros past in_dim. And the rows'
+// scales.
+void PackTile(const LinearArgs& args, int first, int n_cols, float* scales, uint16_t* out) {
   const int64_t n = args.in_dim;
   for (int m = 0; m < n_cols; ++m) {
     const float* in = args.in + (args.src != nullptr ? args.src[first + m] : first + m) * args.in_stride;
-    const __m512 scale = _mm512_set1_ps(args.norm ? RmsScale(in, n, args.norm_eps) : 1.f);
+    scales[m] = args.norm ? RmsScale(in, n, args.norm_eps) : 1.f;
     for (int64_t k = 0; k < n; k += 16) {
       __m512 value = _mm512_maskz_loadu_ps(MaskOf(n - k), in + k);
-      if (args.norm) value = _mm512_mul_ps(_mm512_mul_ps(value, scale), LoadNorm(args.norm, k, n));
+      if (args.norm) value = _mm512_mul_ps(value, LoadNorm(args.norm, k, n));
       const __m256i half = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value));
       const int64_t group = k / kGroup;
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + (group * n_cols + m) * kGroup + k % kGroup), half);
@@ -102,7 +103,7 @@ inline __attribute__((always_inline)) void DotStep(const __m512i (&w)[kTileRows]
 // Output elements [begin, end) of a segment for M rows of input from `first` on.
 template <int M>
 void MultiplyTile(const LinearArgs& args, const LinearSegment& segment, int64_t begin, int64_t end, int first,
-                  const uint16_t* x) {
+                  const float* scales, const uint16_t* x) {
   const int64_t n = args.in_dim;
   const int64_t row_bytes = n * 2;
   const int64_t whole = n / kGroup;
@@ -142,7 +143,8 @@ void MultiplyTile(const LinearArgs& args, const LinearSegment& segment, int64_t 
     for (int m = 0; m < M; ++m) {
       float* out =
           segment.out + (args.dst != nullptr ? args.dst[first + m] : first + m) * segment.out_stride + o;
-      __m128 value = _mm_add_ps(LaneSums(sum[m][0], sum[m][1], sum[m][2], sum[m][3]), _mm_loadu_ps(bias));
+      const __m128 sums = LaneSums(sum[m][0], sum[m][1], sum[m][2], sum[m][3]);
+      __m128 value = _mm_fmadd_ps(sums, _mm_set1_ps(scales[m]), _mm_loadu_ps(bias));
       if (segment.accumulate) value = _mm_add_ps(_mm_maskz_loadu_ps(mask, out), value);
       _mm_mask_storeu_ps(out, mask, value);
     }
@@ -150,20 +152,20 @@ void MultiplyTile(const LinearArgs& args, const LinearSegment& segment, int64_t 
 }
 
 void MultiplyCols(int n_cols, const LinearArgs& args, const LinearSegment& segment, int64_t begin,
-                  int64_t end, int first, const uint16_t* x) {
+                  int64_t end, int first, const float* scales, const uint16_t* x) {
   switch (n_cols) {
     case 1:
-      return MultiplyTile<1>(args, segment, begin, end, first, x);
+      return MultiplyTile<1>(args, segment, begin, end, first, scales, x);
     case 2:
-      return MultiplyTile<2>(args, segment, begin, end, first, x);
+      return MultiplyTile<2>(args, segment, begin, end, first, scales, x);
     case 3:
-      return MultiplyTile<3>(args, segment, begin, end, first, x);
+      return MultiplyTile<3>(args, segment, begin, end, first, scales, x);
     case 4:
-      return MultiplyTile<4>(args, segment, begin, end, first, x);
+      return MultiplyTile<4>(args, segment, begin, end, first, scales, x);
     case 5:
-      return MultiplyTile<5>(args, segment, begin, end, first, x);
+      return MultiplyTile<5>(args, segment, begin, end, first, scales, x);
     case 6:
-      return MultiplyTile<6>(args, segment, begin, end, first, x);
+      return MultiplyTile<6>(args, segment, begin, end, first, scales, x);
   }
 }
 
@@ -179,11 +181,11 @@ void LinearBf16(const LinearArgs& args, Worker worker) {
   if (*args.n_rows == 0) return;
   const Tiles tiles(*args.n_rows);
   const int64_t padded = (args.in_dim + kGroup - 1) / kGroup * kGroup;
-  auto* packed =
-      reinterpret_cast<uint16_t*>(args.scratch + worker.index * LinearScratch(args.max_rows, args.in_dim));
+  const LinearSpace space = LinearSpaceOf(args, worker);
+  auto* packed = reinterpret_cast<uint16_t*>(space.rows);
   for (int tile = 0; tile < tiles.n_tiles; ++tile) {
     const int first = tiles.begin(tile);
-    PackTile(args, first, tiles.begin(tile + 1) - first, packed + first * padded);
+    PackTile(args, first, tiles.begin(tile + 1) - first, space.scales + first, packed + first * padded);
   }
   int64_t n_outputs = 0;
   for (int s = 0; s < args.n_segments; ++s) n_outputs += args.segment[s].weight.n_rows;
@@ -202,7 +204,7 @@ void LinearBf16(const LinearArgs& args, Worker worker) {
       for (int tile = 0; tile < tiles.n_tiles; ++tile) {
         const int first = tiles.begin(tile);
         MultiplyCols(tiles.begin(tile + 1) - first, args, segment, begin, Least(begin + piece, to), first,
-                     packed + first * padded);
+                     space.scales + first, packed + first * padded);
       }
     }
   }

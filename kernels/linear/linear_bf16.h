@@ -14,6 +14,13 @@ namespace tandem {
 // Whether LinearBf16 can run `args` on this processor: round_bf16, and every weight bf16.
 bool HasLinearBf16(const LinearArgs& args);
 
+// What a worker's part of args.scratch holds. Both begin at a multiple of 32 values in it.
+struct LinearSpace {
+  float* scales;  // [max_rows]: r_m
+  float* rows;    // the prepared input
+};
+LinearSpace LinearSpaceOf(const LinearArgs& args, Worker worker);
+
 // REQUIRES: HasLinearBf16(args).
 void LinearBf16(const LinearArgs& args, Worker worker);
 

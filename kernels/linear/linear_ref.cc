@@ -12,9 +12,9 @@ double Scale(const LinearArgs& args, const float* in) {
   return 1 / std::sqrt(sum / args.in_dim + args.norm_eps);
 }
 
-float Prepared(const LinearArgs& args, const float* in, double scale, int k) {
+float Prepared(const LinearArgs& args, const float* in, int k) {
   float value = in[k];
-  if (args.norm) value = static_cast<float>(value * scale * LoadFloat(args.norm.data, args.norm.dtype, k));
+  if (args.norm) value *= LoadFloat(args.norm.data, args.norm.dtype, k);
   return args.round_bf16 ? RoundToBf16(value) : value;
 }
 
@@ -28,12 +28,14 @@ void LinearReference(const LinearArgs& args) {
       const LinearSegment& segment = args.segment[s];
       float* out = segment.out + (args.dst ? args.dst[m] : m) * segment.out_stride;
       for (int64_t o = 0; o < segment.weight.n_rows; ++o) {
-        double sum = segment.accumulate ? out[o] : 0;
-        if (segment.bias) sum += LoadFloat(segment.bias.data, segment.bias.dtype, o);
+        double sum = 0;
         for (int k = 0; k < args.in_dim; ++k) {
           sum += static_cast<double>(LoadFloat(segment.weight.row(o), segment.weight.dtype, k)) *
-                 Prepared(args, in, scale, k);
+                 Prepared(args, in, k);
         }
+        sum *= scale;
+        if (segment.bias) sum += LoadFloat(segment.bias.data, segment.bias.dtype, o);
+        if (segment.accumulate) sum += out[o];
         out[o] = static_cast<float>(sum);
       }
     }
