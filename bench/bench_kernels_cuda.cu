@@ -441,7 +441,7 @@ class Bench {
 int Main(int argc, char** argv) {
   std::vector<std::string> parts;
   Only only;
-  for (const std::string word : std::vector<std::string>(argv + 1, argv + argc)) {
+  for (const std::string& word : std::vector<std::string>(argv + 1, argv + argc)) {
     if (word == "read" || word == "products" || word == "forwards") {
       parts.push_back(word);
     } else if (word.find_first_not_of("0123456789") == std::string::npos) {

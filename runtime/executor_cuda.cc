@@ -20,6 +20,7 @@
 #include "kernels/hash_chain/hash_chain.h"
 #include "kernels/law/law.h"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/linear_library.h"
 #include "kernels/plan/plan.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sample/sample.h"
@@ -39,7 +40,7 @@ constexpr int kMaxEvents = 16;
 constexpr uint64_t kQueue = 64;  // programs enqueued and unfinished
 
 // kInvalidArgument: the step cannot run on a CUDA device.
-absl::Status LaunchStep(const Program& program, const Step& step, CudaStream stream) {
+absl::Status LaunchStep(const Program& program, const Step& step, LinearLibrary* library, CudaStream stream) {
   switch (step.op) {
     case Op::kAdmit:
       AdmitCuda(program.args_as<AdmitArgs>(step), stream);
@@ -54,7 +55,7 @@ absl::Status LaunchStep(const Program& program, const Step& step, CudaStream str
       RopeAnglesCuda(program.args_as<RopeAnglesArgs>(step), stream);
       break;
     case Op::kLinear:
-      LinearCuda(program.args_as<LinearArgs>(step), stream);
+      LinearCuda(program.args_as<LinearArgs>(step), stream, library);
       break;
     case Op::kRopeAppend:
       RopeAppendCuda(program.args_as<RopeAppendArgs>(step), stream);
@@ -139,8 +140,9 @@ class CudaExecutor final : public Executor {
 
   absl::Status Prepare(const Program& program) override {
     TANDEM_RETURN_IF_ERROR(failure_);
-    if (check_steps_) return absl::OkStatus();
     cudaSetDevice(device_.cuda_index);
+    if (library_ == nullptr && HasProducts(program)) library_ = LinearLibrary::Make();
+    if (check_steps_) return absl::OkStatus();
     const Streams streams = FindStreams(program);
     TANDEM_RETURN_IF_ERROR(Checked("preparing a program"));
     cudaStreamBeginCapture(main(), cudaStreamCaptureModeThreadLocal);
@@ -203,6 +205,11 @@ class CudaExecutor final : public Executor {
     return error == cudaSuccess ? absl::OkStatus() : Failed(doing, error);
   }
 
+  static bool HasProducts(const Program& program) {
+    return std::any_of(program.steps().begin(), program.steps().end(),
+                       [](const Step& step) { return step.op == Op::kLinear; });
+  }
+
   // Runs of a program's steps that are one kernel, by their first step.
   struct StreamRun {
     const StreamKernel* kernel;
@@ -248,7 +255,7 @@ class CudaExecutor final : public Executor {
           cudaStreamWaitEvent(lane, events_[event], 0);
         }
       } else {
-        TANDEM_RETURN_IF_ERROR(LaunchStep(program, step, lane));
+        TANDEM_RETURN_IF_ERROR(LaunchStep(program, step, library_.get(), lane));
       }
       TANDEM_RETURN_IF_ERROR(Checked(absl::StrCat("recording step ", Name(step.op))));
     }
@@ -261,7 +268,7 @@ class CudaExecutor final : public Executor {
     for (const Step& step : program.steps()) {
       if (step.op == Op::kRecord || step.op == Op::kWait) continue;
       const auto begin = std::chrono::steady_clock::now();
-      failure_ = LaunchStep(program, step, main());
+      failure_ = LaunchStep(program, step, library_.get(), main());
       cudaStreamSynchronize(main());
       if (failure_.ok()) failure_ = Checked(absl::StrCat("step ", Name(step.op)));
       if (!failure_.ok()) return;
@@ -278,6 +285,7 @@ class CudaExecutor final : public Executor {
   cudaEvent_t events_[kMaxEvents] = {};
   cudaEvent_t finished_[kQueue] = {};
   cudaEvent_t fork_ = nullptr, join_ = nullptr;
+  std::unique_ptr<LinearLibrary> library_;  // null: there is none
   std::map<const Program*, cudaGraphExec_t> graphs_;
   std::vector<std::unique_ptr<StreamKernel>> stream_kernels_of_;  // the graphs'
   uint64_t n_enqueued_ = 0;

@@ -70,6 +70,7 @@ class ClusterAttention : packed_attention::Packed<D, D / 64> {
       this->Score(first, keys, score);
       this->Accumulate(first, 0, score, values);
     }
+    this->ShareScores();
     this->ShareSums(0);
     if (threadIdx.x == 0) ExpectBytes(barrier_, kCluster * this->n_queries_ * (kPart * 4 + 8));
     SendSums(turn & 1);

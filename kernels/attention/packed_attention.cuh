@@ -385,10 +385,8 @@ class Packed {
     }
   }
 
-  // Scales every warp's sums, from the half-th 64 values of the head on, to the largest score of the block and puts them
-  // into shared memory: a place a warp where there is room, else kSumSlots places, to which warps add in turns, the last
-  // ones first.
-  __device__ __forceinline__ void ShareSums(int half) {
+  // When all keys are scored: what the warps' sums are to be scaled by, to the largest score of the block.
+  __device__ __forceinline__ void ShareScores() {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (t_ == 0) max_[warp_ * kQueries + QueryOf(i)] = running_max_[i];
@@ -397,17 +395,24 @@ class Packed {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float max = BlockMax(QueryOf(i));
-      const float keep = exp2f(running_max_[i] - (max == kMinusInfinity ? 0 : max));
-      if (t_ == 0) total_[warp_ * kQueries + QueryOf(i)] = running_total_[i] * keep;
+      keep_[i] = exp2f(running_max_[i] - (max == kMinusInfinity ? 0 : max));
+      if (t_ == 0) total_[warp_ * kQueries + QueryOf(i)] = running_total_[i] * keep_[i];
+    }
+  }
+  // After ShareScores: scales this warp's sums, from the half-th 64 values of the head on, and puts them into shared memory:
+  // a place a warp where there is room, else kSumSlots places, to which warps add in turns, the last ones first.
+  __device__ __forceinline__ void ShareSums(int half) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
 #pragma unroll
       for (int j = 0; j < H * 8; ++j) {
-        acc_[j][i * 2] *= keep;
-        acc_[j][i * 2 + 1] *= keep;
+        acc_[j][i * 2] *= keep_[i];
+        acc_[j][i * 2 + 1] *= keep_[i];
       }
     }
     if (HasOwnPlaces()) {
       EachSum(half, warp_, [](float4& at, const float4& v) { at = v; });
-      Meet();
+      if (half + H == D / 64) Meet();
       return;
     }
 #pragma unroll 1
@@ -510,6 +515,7 @@ class Packed {
   int position_[2];         // of queries g and g + 8; -1: no such query
   float running_max_[2];    // of the scores times log2(e)
   float running_total_[2];  // of the weights
+  float keep_[2];           // what sums are scaled by in the end
   float acc_[H * 8][4];     // [half][j]: queries g, g + 8; values 64 half + 8 (2 t + 0 or 1) + j
 };
 #endif  // TANDEM_SM90

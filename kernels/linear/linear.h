@@ -27,6 +27,8 @@
 
 namespace tandem {
 
+class LinearLibrary;
+
 struct LinearSegment {
   View weight;  // [out_dim, in_dim]; out_dim is weight.n_rows
   View bias;    // [1, out_dim], optional
@@ -62,7 +64,9 @@ void LinearCpu(const LinearArgs& args, Worker worker);
 // Pointers are device memory (also n_rows, src, dst, scratch). Bf16 weights and inputs rounded to bf16 go to tensor cores if
 // in_dim is a multiple of 32, and weights and inputs start at multiples of 16 bytes; nothing else may write the weights,
 // for they are read while earlier kernels of the stream still run.
-void LinearCuda(const LinearArgs& args, CudaStream stream);
+// With `library` (linear_library.h), products of more than 64 rows are cuBLAS's: then a row has the same bits only at the
+// same place among the same max_rows.
+void LinearCuda(const LinearArgs& args, CudaStream stream, LinearLibrary* library = nullptr);
 
 }  // namespace tandem
 

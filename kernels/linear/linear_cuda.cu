@@ -1,13 +1,15 @@
 // For bf16 weights and inputs rounded to bf16, two kernels: one prepares the rows of the input, norm and rounding, in
 // `scratch`; the other multiplies on tensor cores. A block of the latter takes 32 outputs and up to 64 rows in a pass over
 // the weights, a warp a strand of the sums (strands.cuh). Weights go straight to registers, a tile ahead, and the first
-// tiles before the previous kernel has ended.
+// tiles before the previous kernel has ended. More rows than that, all of them, are multiplied by cuBLAS if the caller has
+// it (linear_library.h).
 //
 // PlainLinear (everything else, fp32 mode too): a warp per 4 outputs, its lanes along in_dim, fp32 multiply-adds.
 #include <algorithm>
 
 #include "kernels/cuda.cuh"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/linear_library.h"
 #include "kernels/linear/strands.cuh"
 
 namespace tandem {
@@ -101,21 +103,32 @@ class Product {
   __device__ __forceinline__ void Pass(int first_row, int n_rows, WeightTile& tile,
                                        float (*sums)[kBlockOutputs][9]) const {
     float sum[2][N][4] = {};
-    const auto* in = reinterpret_cast<const uint16_t*>(args_.scratch) + t_ * 8;
+    const uint16_t* in = reinterpret_cast<const uint16_t*>(args_.scratch) + t_ * 8 +
+                         static_cast<int64_t>(first_row + g_) * args_.in_dim;
+    const int rows = n_rows - first_row - g_;
+    // Rows of the input, too, are asked for a chunk ahead.
+    uint4 x[N], next_x[N];
+    const auto load_rows = [&](int k, uint4 (&to)[N]) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        to[n] = {0, 0, 0, 0};
+        if (n * 8 < rows && k < args_.in_dim) to[n] = __ldcg(reinterpret_cast<const uint4*>(in + n * 8 * args_.in_dim + k));
+      }
+    };
+    load_rows(ChunkAt(0, 0), x);
     for (int i = 0; i < n_tiles_; ++i) {
       WeightTile next;
       Load(i + 1, next);
 #pragma unroll
       for (int u = 0; u < 2; ++u) {
-        const int k = ChunkAt(i, u);
-        if (k >= args_.in_dim) break;
+        load_rows(u == 0 ? ChunkAt(i, 1) : ChunkAt(i + 1, 0), next_x);
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-          const int m = first_row + n * 8 + g_;
-          uint4 x = {0, 0, 0, 0};
-          if (m < n_rows) x = __ldcg(reinterpret_cast<const uint4*>(in + static_cast<int64_t>(m) * args_.in_dim + k));
-          strands::AddChunk(sum[0][n], tile[u][0][0], tile[u][0][1], x);
-          strands::AddChunk(sum[1][n], tile[u][1][0], tile[u][1][1], x);
+          if (ChunkAt(i, u) < args_.in_dim) {
+            strands::AddChunk(sum[0][n], tile[u][0][0], tile[u][0][1], x[n]);
+            strands::AddChunk(sum[1][n], tile[u][1][0], tile[u][1][1], x[n]);
+          }
+          x[n] = next_x[n];
         }
       }
 #pragma unroll
@@ -179,12 +192,67 @@ __global__ void __launch_bounds__(kThreads) MultiplyRows(const __grid_constant__
   }
 }
 
-void LaunchStrands(const LinearArgs& args, cudaStream_t stream) {
+// What a library's product leaves out: rows' scales and biases.
+struct ScaleArgs {
+  float* out;
+  int64_t out_stride;
+  int32_t n_outputs;
+  const float* scale;  // [rows], optional
+  View bias;
+  const int32_t* n_rows;
+  int32_t max_rows;
+};
+__global__ void __launch_bounds__(kThreads) ScaleRows(const __grid_constant__ ScaleArgs args) {
+  LetNextStart();
+  WaitForPrevious();
+  const int64_t m = blockIdx.y;
+  if (m >= min(__ldcg(args.n_rows), args.max_rows)) return;
+  const float scale = args.scale != nullptr ? __ldcg(args.scale + m) : 1.f;
+  float* out = args.out + m * args.out_stride;
+  for (int o = blockIdx.x * kThreads + threadIdx.x; o < args.n_outputs; o += gridDim.x * kThreads) {
+    float value = __ldcg(out + o) * scale;
+    if (args.bias) value += LoadFloat(args.bias.data, args.bias.dtype, o);
+    out[o] = value;
+  }
+}
+
+void LaunchPrepare(const LinearArgs& args, cudaStream_t stream) {
   KernelShape prepare = {};
   prepare.grid = dim3(args.max_rows);
   prepare.threads = kThreads;
   prepare.overlap = true;
   LaunchKernel(PrepareRows, prepare, stream, args);
+}
+
+bool SuitsLibrary(const LinearArgs& args) {
+  if (args.max_rows <= kBlockRows || args.src != nullptr || args.dst != nullptr) return false;
+  for (int s = 0; s < args.n_segments; ++s) {
+    if (args.segment[s].accumulate && (args.norm || args.segment[s].bias)) return false;
+  }
+  return true;
+}
+
+// All of max_rows rows are multiplied, whatever n_rows says: what is beyond is nobody's.
+void LaunchLibrary(const LinearArgs& args, LinearLibrary& library, cudaStream_t stream) {
+  LaunchPrepare(args, stream);
+  for (int s = 0; s < args.n_segments; ++s) {
+    const LinearSegment& segment = args.segment[s];
+    library.Multiply(segment.weight, args.scratch, args.max_rows, segment.out, segment.out_stride, segment.accumulate,
+                     stream);
+    if (!args.norm && !segment.bias) continue;
+    const auto n = static_cast<int32_t>(segment.weight.n_rows);
+    const float* scales = args.scratch + static_cast<int64_t>(args.max_rows) * args.in_dim / 2;
+    KernelShape scale = {};
+    scale.grid = dim3(std::min((n + kThreads - 1) / kThreads, 8), args.max_rows);
+    scale.threads = kThreads;
+    LaunchKernel(ScaleRows, scale, stream,
+                 ScaleArgs{segment.out, segment.out_stride, n, args.norm ? scales : nullptr, segment.bias, args.n_rows,
+                           args.max_rows});
+  }
+}
+
+void LaunchStrands(const LinearArgs& args, cudaStream_t stream) {
+  LaunchPrepare(args, stream);
 
   ProductArgs product = {};
   product.linear = args;
@@ -286,8 +354,11 @@ __global__ void __launch_bounds__(kPlainThreads) PlainLinear(const LinearArgs ar
 
 }  // namespace
 
-void LinearCuda(const LinearArgs& args, cudaStream_t stream) {
-  if (strands::CanFollow(args)) return LaunchStrands(args, stream);
+void LinearCuda(const LinearArgs& args, cudaStream_t stream, LinearLibrary* library) {
+  if (strands::CanFollow(args)) {
+    return library != nullptr && SuitsLibrary(args) ? LaunchLibrary(args, *library, stream)
+                                                    : LaunchStrands(args, stream);
+  }
   KernelShape launch = {};
   launch.grid = dim3(2 * MultiprocessorCount());
   launch.threads = kPlainThreads;

@@ -767,9 +767,9 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     this->Begin(task, first_rows_);
     // Keys from here on are this forward's.
     const int lane = Thread() % 32;
-    const bool mine = lane < n_rows_ && first_rows_.slot == this->slot_;
-    const int first_new = __reduce_min_sync(~0u, mine ? first_rows_.position : 0x7fffffff);
-    int first = this->first_key();
+    const bool ours = lane < n_rows_ && first_rows_.slot == this->slot_;
+    const int first_new = __reduce_min_sync(~0u, ours ? first_rows_.position : 0x7fffffff);
+    const int first = this->first_key();
     int64_t at = 0;  // of the first key, in bytes
     // All that is loaded on a condition begins as 0: else registers would be kept for it through the whole program.
     typename Base::Keys keys = {};
@@ -784,30 +784,27 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     Meet();
     Mark(1);
     if (!early && first < this->n_keys_) this->LoadKeysAt(first, keys, ByteOf{first, at});
-    // Registers hold 64 values of a head at a time. What fits into one turn of the blocks is scored once for all of them.
-    const bool once = this->n_keys_ <= kCluster * kBlockKeys;
+    // Registers hold 64 values of a head at a time, and the next ones on their way. What fits into one turn of the blocks is
+    // scored once for all of them.
+    const bool once = this->n_keys_ <= kCluster * kBlockKeys, mine = first < this->n_keys_;
     typename Base::Scores score = {};
-    if (first < this->n_keys_) this->Score(first, keys, score);
+    typename Base::Values values = {}, next = {};
+    if (mine) {
+      this->LoadValuesAt(first, 0, values, ByteOf{first, at});
+      this->Score(first, keys, score);
+    }
 #pragma unroll 1
     for (int half = 0; half < D / 64; ++half) {
-      if (half > 0) {
-        this->ResetSums();
-        if (!once) {
-          this->ResetScores();
-          first = this->first_key();
-          if (first < this->n_keys_) ScoreAgain(first, at, score);
-        }
-      }
-#pragma unroll 1
-      while (first < this->n_keys_) {
-        typename Base::Values values = {};
-        this->LoadValuesAt(first, half, values, ByteOf{first, at});
+      if (once && mine) {
+        if (half + 1 < D / 64) this->LoadValuesAt(first, half + 1, next, ByteOf{first, at});
         this->Accumulate(first, half, score, values);
-        if (once) break;
-        first += kCluster * kBlockKeys;
-        if (first < this->n_keys_) ScoreAgain(first, at, score);
+      } else if (mine) {
+        AccumulateAll(half, at, score, values);
       }
+      if (half == 0) this->ShareScores();
       this->ShareSums(half);
+      this->ResetSums();
+      values = next;
     }
     Mark(2);
     Send();
@@ -821,11 +818,21 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     int64_t at;
     __device__ __forceinline__ int64_t operator()(int key) const { return at + (key - first) * (D * 2); }
   };
-  __device__ __forceinline__ void ScoreAgain(int first, int64_t& at, typename Base::Scores& score) {
-    at = FirstByte(first);
-    typename Base::Keys keys = {};
-    this->LoadKeysAt(first, keys, ByteOf{first, at});
-    this->Score(first, keys, score);
+  // More keys than one turn: the first ones, scored already in the first half, and those of later turns.
+  __device__ __forceinline__ void AccumulateAll(int half, int64_t at, typename Base::Scores& score,
+                                                typename Base::Values& values) {
+    if (half > 0) this->ResetScores();
+#pragma unroll 1
+    for (int first = this->first_key(); first < this->n_keys_; first += kCluster * kBlockKeys) {
+      if (half > 0 || first != this->first_key()) {
+        at = FirstByte(first);
+        typename Base::Keys keys = {};
+        this->LoadKeysAt(first, keys, ByteOf{first, at});
+        this->LoadValuesAt(first, half, values, ByteOf{first, at});
+        this->Score(first, keys, score);
+      }
+      this->Accumulate(first, half, score, values);
+    }
   }
   // Where the first keys of a block lie is the same in every layer.
   __device__ __forceinline__ int64_t FirstByte(int first) const {
