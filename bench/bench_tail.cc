@@ -1,7 +1,7 @@
 // The tail of a round: everything after the target's logits are there (laws, rule, resampling, settle, publish), on a CUDA
 // device or on the CPU, for a vocabulary and a rule.
 //
-//   build-cuda/bench_tail [DEVICE [VOCABULARY [GAMMA [RULE [TEMPERATURE]]]]]
+//   build-cuda/bench_tail [DEVICE [VOCABULARY [GAMMA [RULE [TEMPERATURE [TOP_P]]]]]]
 //
 // Prints microseconds of each step and of the whole: the time of a program that holds it many times, over that number.
 #include <algorithm>
@@ -29,7 +29,7 @@ constexpr int32_t kTokens = 1 << 20;
 
 class Tail {
  public:
-  Tail(Device device, int32_t n_vocab, int32_t gamma, const std::string& rule, float temperature)
+  Tail(Device device, int32_t n_vocab, int32_t gamma, const std::string& rule, const Sampling& sampling)
       : n_vocab_(n_vocab), block_(gamma + 1), arena_(device), shared_(device, Access::kShared) {
     auto policy = Policy::Create({.rule = rule}, true);
     auto executor = NewExecutor({.device = device});
@@ -49,7 +49,7 @@ class Tail {
                          .rows = {100, 100},
                          .gamma = gamma,
                          .gamma_max = gamma,
-                         .sampling = {.temperature = temperature}};
+                         .sampling = sampling};
     batch_ = {.n_slots = 1,
               .gamma = gamma,
               .states = arena_.Copy(&state, 1),
@@ -200,10 +200,11 @@ int main(int argc, char** argv) {
   const int32_t n_vocab = std::atoi(arg(2, "128256").c_str());
   const int32_t gamma = std::atoi(arg(3, "4").c_str());
   const std::string rule = arg(4, "opt");
-  const float temperature = static_cast<float>(std::atof(arg(5, "1").c_str()));
-  tandem::Tail tail(*device, n_vocab, gamma, rule, temperature);
-  std::printf("tail of a round: V %d, gamma %d, rule %s, T %g, %s\n", n_vocab, gamma, rule.c_str(),
-              temperature, Name(*device).c_str());
+  const tandem::Sampling sampling = {.temperature = static_cast<float>(std::atof(arg(5, "1").c_str())),
+                                     .top_p = static_cast<float>(std::atof(arg(6, "1").c_str()))};
+  tandem::Tail tail(*device, n_vocab, gamma, rule, sampling);
+  std::printf("tail of a round: V %d, gamma %d, rule %s, T %g, top_p %g, %s\n", n_vocab, gamma, rule.c_str(),
+              sampling.temperature, sampling.top_p, Name(*device).c_str());
   std::printf("  law, %d rows                  %7.2f us\n", gamma + 1,
               tail.Time([&](Program& p) { tail.Law(p); }));
   std::printf("  judge                        %7.2f us\n", tail.Time([&](Program& p) { tail.Judge(p); }));
