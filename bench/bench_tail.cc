@@ -1,7 +1,7 @@
 // The tail of a round: everything after the target's logits are there (laws, rule, resampling, settle, publish), on a CUDA
 // device or on the CPU, for a vocabulary and a rule.
 //
-//   build-cuda/bench_tail [DEVICE [VOCABULARY [GAMMA [RULE [TEMPERATURE]]]]]
+//   build-cuda/bench_tail [DEVICE [VOCABULARY [GAMMA [RULE [TEMPERATURE [TOP_P]]]]]]
 //
 // Prints microseconds of each step and of the whole: the time of a program that holds it many times, over that number.
 #include <cstdio>
@@ -25,14 +25,15 @@ int main(int argc, char** argv) {
   const int32_t n_vocab = std::atoi(arg(2, "128256").c_str());
   const int32_t gamma = std::atoi(arg(3, "4").c_str());
   const std::string rule = arg(4, "opt");
-  const float temperature = static_cast<float>(std::atof(arg(5, "1").c_str()));
+  const tandem::Sampling sampling = {.temperature = static_cast<float>(std::atof(arg(5, "1").c_str())),
+                                     .top_p = static_cast<float>(std::atof(arg(6, "1").c_str()))};
   const auto tail = must(tandem::TailBench::Create({.executor = {.device = device},
                                                     .n_vocab = n_vocab,
                                                     .gamma = gamma,
                                                     .rule = rule,
-                                                    .temperature = temperature}));
-  std::printf("tail of a round: V %d, gamma %d, rule %s, T %g, %s\n", n_vocab, gamma, rule.c_str(),
-              temperature, Name(device).c_str());
+                                                    .sampling = sampling}));
+  std::printf("tail of a round: V %d, gamma %d, rule %s, T %g, top_p %g, %s\n", n_vocab, gamma, rule.c_str(),
+              sampling.temperature, sampling.top_p, Name(device).c_str());
   const auto line = [&](const std::string& what, const std::function<void(Program&)>& add) {
     std::printf("  %-28s %7.2f us\n", what.c_str(), must(tail->Us(add)));
   };

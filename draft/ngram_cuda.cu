@@ -8,7 +8,7 @@ constexpr int kThreads = 512;
 
 // A block for every slot. At each end of an earlier run, how many tokens before it are those at the sequence's end, up to
 // max: the longest wins, and of equals the latest.
-__global__ void __launch_bounds__(kThreads) LookupKernel(const LookupArgs args) {
+__global__ void __launch_bounds__(kThreads) LookupKernel(const __grid_constant__ LookupArgs args) {
   const int32_t slot = static_cast<int32_t>(blockIdx.x);
   const SeqState& state = args.states[slot];
   const int32_t length = state.length;

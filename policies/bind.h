@@ -281,6 +281,8 @@ constexpr RuleEntry MakeRuleEntry() {
                                            { rule.defers(row) } -> std::same_as<bool>;
                                          }),
                 "a rule that is draft_only says defers(row), and its law is p there and q elsewhere");
+  static_assert(!R::kInfo.either || (LawRule<R> && !HasDerived<R>),
+                "`either` is for kind A, without Derived");
   RuleEntry entry;
   entry.info = &R::kInfo;
   entry.kind = LawRule<R>         ? Kind::kLaw

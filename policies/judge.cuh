@@ -3,6 +3,7 @@
 #ifndef TANDEM_POLICIES_JUDGE_CUH_
 #define TANDEM_POLICIES_JUDGE_CUH_
 
+#include <cstddef>
 #include <cstring>
 
 #include "kernels/law/row_team.cuh"
@@ -20,14 +21,31 @@ struct CudaTokens {
   bool has_draft_law;
   int32_t x;
 
+  struct Logits {
+    float q, p;
+  };
+  // For RowTeam's passes. The logits of a one-hot law are not looked at.
   template <uint32_t kNeeds>
-  __device__ Token at(int32_t v) const {
+  __device__ auto Fetch() const {
+    Law of_q = q, of_p = p;
+    if (q.greedy() && (kNeeds & Needs::kTokenQ1) == 0) of_q.n_vocab = 0;
+    if (p.greedy() && (kNeeds & Needs::kTokenP1) == 0) of_p.n_vocab = 0;
+    return [of_q, of_p](int32_t v) { return Logits{LogitOf(of_q, v), LogitOf(of_p, v)}; };
+  }
+
+  template <uint32_t kNeeds>
+  __device__ Token at(int32_t v, const Logits& logits) const {
     Token token;
     token.id = v;
-    token.q = has_draft_law ? LawProb(q, v) : v == x ? 1.f : 0.f;
-    token.p = LawProb(p, v);
-    if constexpr ((kNeeds & Needs::kTokenQ1) != 0) token.q1 = has_draft_law ? LawProb1(q, v) : token.q;
-    if constexpr ((kNeeds & Needs::kTokenP1) != 0) token.p1 = LawProb1(p, v);
+    const float proposed = v == x ? 1.f : 0.f;
+    const float drafted = ProbOf(q, v, logits.q);
+    token.q = has_draft_law ? drafted : proposed;
+    token.p = ProbOf(p, v, logits.p);
+    if constexpr ((kNeeds & Needs::kTokenQ1) != 0) {
+      const float drafted1 = Prob1Of(q, logits.q);
+      token.q1 = has_draft_law ? drafted1 : token.q;
+    }
+    if constexpr ((kNeeds & Needs::kTokenP1) != 0) token.p1 = Prob1Of(p, logits.p);
     return token;
   }
 };
@@ -40,47 +58,63 @@ class CudaTokenSum {
 
   template <typename F>
   __device__ auto operator()(F f) const {
-    const auto term = [&](int32_t v) {
-      const Token token = tokens_.template at<kNeeds>(v);
+    const auto term = [&](int32_t v, const CudaTokens::Logits& logits) {
+      const Token token = tokens_.template at<kNeeds>(v, logits);
       if constexpr (std::is_invocable_v<F, float, float>) {
         return f(token.q, token.p);
       } else {
         return f(token);
       }
     };
-    if constexpr (std::is_arithmetic_v<decltype(term(0))>) {
-      return Add([&](int32_t v) { return Terms<1>{{static_cast<float>(term(v))}}; }, Terms<1>())[0];
+    using Term = decltype(term(0, {}));
+    if constexpr (std::is_arithmetic_v<Term>) {
+      const auto one = [&](int32_t v, const CudaTokens::Logits& logits) {
+        return Terms<1>{{static_cast<float>(term(v, logits))}};
+      };
+      return Add(one, Terms<1>())[0];
     } else {
-      return Add(term, decltype(term(0))());
+      return Add(term, Term());
     }
   }
   __device__ float KthLargestP1(int32_t k) const {
-    const auto value = [&](int32_t v) { return LawProb1(tokens_.p, v); };
-    const auto one = [](int32_t) { return uint64_t{1}; };
-    return team_.Select(value, one, static_cast<uint64_t>(k), 0);
+    const auto fetch = [&](int32_t v) { return LogitOf(tokens_.p, v); };
+    const auto value = [&](float x) { return Prob1Of(tokens_.p, x); };
+    const auto one = [](float) { return uint64_t{1}; };
+    return team_.Select(fetch, value, one, static_cast<uint64_t>(k), 0);
   }
 
  private:
   template <typename G, int N>
   __device__ Sums<N> Add(G term, Terms<N>) const {
     Sums<N> total;
-    team_.Sum<N>(term, total.value);
+    team_.Sum<N>(tokens_.template Fetch<kNeeds>(), term, total.value);
     return total;
   }
 
   RowTeam& team_;
-  const CudaTokens& tokens_;
+  const CudaTokens tokens_;  // a copy: nothing is fetched again for every token
 };
 
 // What the threads of a team share about the position that is open. The first warp of the team's first block decides, and
-// asks all threads for what costs passes: it writes what it wants beside the position, and all do it.
-struct CudaPositionState {
+// asks all threads for what costs passes: it writes what it wants beside the position, in the memory of every block, and
+// all do it.
+struct alignas(16) CudaPositionState {
   enum Work : int32_t { kLeave = 0, kEntropies = 1, kSolve = 2, kRest = 4, kWeights = 8 };
   int32_t work;
-  float factor;  // kWeights
+  float factor;  // kWeights; these two first, for nothing else is told where all may leave
   JudgedPosition here;
   CudaTokens tokens;
 };
+
+// To and from shared memory, by a warp.
+template <typename T>
+__device__ void CopyWords(T* to, const T* from) {
+  static_assert(sizeof(T) % sizeof(uint64_t) == 0);
+  __syncwarp();
+  for (int word = WarpLane(); word < static_cast<int>(sizeof(T) / sizeof(uint64_t)); word += 32)
+    reinterpret_cast<uint64_t*>(to)[word] = reinterpret_cast<const uint64_t*>(from)[word];
+  __syncwarp();
+}
 
 // As CpuPosition (judge.cc). All that a proposed token's row and chance take is computed by JudgeAhead, for every position
 // at once, and Open fetches it. The deciding warp calls the functions that SlotJudge does, all its lanes alike; the other
@@ -99,33 +133,32 @@ class CudaPosition {
   static constexpr bool kHasPasses =
       HasDerived<R> || TokenWiseRule<R> || (R::kInfo.needs & kEntropyNeeds) != 0;
 
-  // `state` in shared memory.
-  __device__ CudaPosition(const JudgeArgs& args, int32_t slot, RowTeam& team, CudaPositionState& state)
-      : args_(args), slot_(slot), team_(team), state_(state), rule_(internal::MakeRule<R>(args.params)) {}
+  // `state` and `groups` in shared memory, a warp's own that is to decide or to judge ahead; `ahead`: the slot's positions,
+  // [block].
+  __device__ CudaPosition(const JudgeArgs& args, int32_t slot, RowTeam& team, CudaPositionState& state,
+                          GroupWeights& groups, JudgedPosition* ahead)
+      : args_(args),
+        slot_(slot),
+        team_(team),
+        state_(state),
+        groups_(groups),
+        ahead_(ahead),
+        rule_(internal::MakeRule<R>(args.params)) {}
 
   static __device__ Kind kind() { return kKind; }
-  __device__ bool leads() const { return team_.leads(); }
+  __device__ bool leads() const { return WarpLane() == 0; }
   __device__ const Row& row() const { return state_.here.row; }
 
   __device__ Fault Open(int32_t i, int32_t x) {
-    const int64_t at = static_cast<int64_t>(slot_) * args_.scores.block + i;
     if (i >= args_.proposal.n_proposed[slot_]) return Judge(i, x);
-    static_assert(sizeof(JudgedPosition) % sizeof(uint64_t) == 0);
-    const auto* from =
-        reinterpret_cast<const uint64_t*>(static_cast<const JudgedPosition*>(args_.scratch) + at);
-    auto* to = reinterpret_cast<uint64_t*>(&state_.here);
-    __syncwarp();
-    for (int word = WarpLane(); word < static_cast<int>(sizeof(JudgedPosition) / sizeof(uint64_t));
-         word += 32)
-      to[word] = from[word];
-    if (leads()) SetTokens(at, x);
+    CopyWords(&state_.here, ahead_ + i);
+    if (leads()) SetTokens(static_cast<int64_t>(slot_) * args_.scores.block + i, x);
     __syncwarp();
     return state_.here.fault;
   }
   __device__ void JudgeAhead(int32_t i) {
-    const int64_t at = static_cast<int64_t>(slot_) * args_.scores.block + i;
-    Judge(i, args_.proposal.tokens[at]);
-    if (leads()) static_cast<JudgedPosition*>(args_.scratch)[at] = state_.here;
+    Judge(i, args_.proposal.tokens[static_cast<int64_t>(slot_) * args_.scores.block + i]);
+    CopyWords(ahead_ + i, &state_.here);
   }
 
   static __device__ bool has_defers() {
@@ -140,24 +173,32 @@ class CudaPosition {
   __device__ __noinline__ double Mass(double factor, bool* valid) {
     Weigh(factor);
     const double mass = team_.TotalOf(0);
-    *valid = team_.TotalOf(1) == 0;
+    *valid = !isnan(mass);
     team_.Turn();
     return mass;
   }
   __device__ __noinline__ int32_t Replacement(double factor, double u, double* low, double* high,
                                               bool* valid) {
-    Weigh(factor);
-    *valid = team_.TotalOf(1) == 0;
-    const BlockChoice choice =
-        ChooseBlock(team_.n_blocks(), u, [this](int32_t b) { return team_.BlockSum(0, b); });
-    team_.Turn();
+    BlockChoice choice;
+    if (ReplacesByP(factor)) {
+      const int64_t at = static_cast<int64_t>(slot_) * args_.scores.block + state_.here.row.position;
+      choice = ChooseBlock(args_.residual + at * team_.n_blocks(), 1, team_.n_blocks(), u);
+      *valid = true;
+    } else {
+      Weigh(factor);
+      *valid = !isnan(team_.TotalOf(0));
+      choice = ChooseBlock(team_.BlockSums(0), 1, team_.n_blocks(), u);
+      team_.Turn();
+    }
     if (choice.block < 0) return -1;
     const auto weight = Weight(static_cast<float>(factor));
     return ChooseInBlock(
-        team_.n_vocab(), choice, u, [&](int32_t v) { return weight(v).value[0]; }, low, high);
+        team_.n_vocab(), choice, u, state_.tokens.template Fetch<kNeeds>(),
+        [&](int32_t v, const CudaTokens::Logits& logits) { return weight(v, logits).value[0]; }, groups_, low,
+        high);
   }
   __device__ __noinline__ int32_t DrawFrom(const Law& law, double u, double* low, double* high) {
-    return WarpDrawFromLaw(law, u, low, high);
+    return WarpDrawFromLaw(law, u, groups_, low, high);
   }
 
   __device__ void Chances(const Row* rows, int n, float* out) const { rule_.chances(rows, n, out); }
@@ -180,7 +221,7 @@ class CudaPosition {
     CudaTokens& tokens = state_.tokens;
     tokens.p = args_.scores.law.row(at);
     tokens.has_draft_law = args_.proposal.has_law;
-    if (args_.proposal.has_law) tokens.q = args_.proposal.law.row(at);
+    tokens.q = args_.proposal.has_law ? args_.proposal.law.row(at) : Law();  // without it, of no tokens
     tokens.x = x;
   }
 
@@ -221,7 +262,16 @@ class CudaPosition {
     const int32_t n_blocks = team_.n_blocks();
     const int64_t at = static_cast<int64_t>(slot_) * args_.scores.block + row.position;
     const double* blocks = args_.total_variation + at * n_blocks;
-    return static_cast<float>(SumInOrder(n_blocks, [&](int32_t b) { return blocks[b]; }).total);
+    return static_cast<float>(WarpTotal(n_blocks, [&](int32_t b) { return blocks[b]; }));
+  }
+
+  // Whether the weights are max(0, p - q), whose sums are there already.
+  __device__ bool ReplacesByP(double factor) const {
+    if constexpr (R::kInfo.either) {
+      const Row& row = state_.here.row;
+      return args_.residual != nullptr && factor == 1 && !row.greedy && rule_.law(0.f, 1.f, row) == 1;
+    }
+    return false;
   }
 
   __device__ void Solve() {
@@ -253,7 +303,7 @@ class CudaPosition {
   __device__ double FindChance(bool exact) {
     if constexpr (requires(const R& rule, const Row& row) { rule.chance(row); }) {
       const float chance = rule_.chance(state_.here.row);
-      if (chance < 1 || (!exact && chance >= 1)) return chance;  // not NaN
+      if (!isnan(chance) && (chance < 1 || !exact)) return chance;
     }
     Solve();
     if (kKind == Kind::kTokenWise && !exact && !RuleDefers()) return 1;
@@ -273,22 +323,17 @@ class CudaPosition {
       state_.work = work;
       state_.factor = factor;
     }
+    constexpr size_t kWord = sizeof(uint64_t);
+    static_assert(offsetof(CudaPositionState, here) >= kWord && sizeof(CudaPositionState) % kWord == 0);
+    team_.Spread(reinterpret_cast<uint64_t*>(&state_),
+                 work == CudaPositionState::kLeave ? 1 : static_cast<int>(sizeof(CudaPositionState) / kWord));
     Next();
   }
 
-  // All threads: the next thing to do. Every kind of work has a barrier of the team in it, so that nobody is still to
-  // look at what is asked when the deciding warp goes on.
+  // All threads: the next thing to do. Every kind of work has a barrier of the team after the last look at what is asked, so
+  // that the deciding warp may ask again.
   __device__ __noinline__ int32_t Next() {
     team_.Barrier();
-    if (!team_.in_first_block()) {
-      static_assert(sizeof(CudaPositionState) % sizeof(uint64_t) == 0);
-      const auto* from = reinterpret_cast<const uint64_t*>(team_.InFirst(&state_));
-      auto* to = reinterpret_cast<uint64_t*>(&state_);
-      for (int word = threadIdx.x; word < static_cast<int>(sizeof(CudaPositionState) / sizeof(uint64_t));
-           word += kTeamThreads)
-        to[word] = from[word];
-      __syncthreads();
-    }
     const int32_t work = state_.work;
     if constexpr ((kNeeds & kEntropyNeeds) != 0) {
       if ((work & CudaPositionState::kEntropies) != 0) FindEntropies();
@@ -315,11 +360,11 @@ class CudaPosition {
           state_.here.solved.rest = rest;
           state_.here.has_rest = true;
         }
-        __syncthreads();
+        team_.Barrier();
       }
     }
     if ((work & CudaPositionState::kWeights) != 0) {
-      team_.SumBlocks<2>(Weight(state_.factor));
+      team_.SumBlocks<1>(state_.tokens.template Fetch<kNeeds>(), Weight(state_.factor));
       if (!Decides()) team_.Turn();
     }
     return work;
@@ -346,25 +391,25 @@ class CudaPosition {
   // -sum p log p, over p(v) > 0.
   __device__ float EntropyOf(const Law& law, float inv_t, float lse, float cutoff) {
     double sum[1];
-    team_.Sum<1>(
-        [&](int32_t v) {
-          const float x = v < law.n_vocab ? law.logits[v] : -INFINITY;
-          const float exponent = LawExponent(law.record, x, inv_t, lse);
-          const float p = x >= cutoff ? ExpNegative(exponent) : 0;
-          return Terms<1>{{p > 0 ? p * exponent : 0}};
-        },
-        sum);
+    team_.Sum<1>([&](int32_t v) { return LogitOf(law, v); },
+                 [&](int32_t, float x) {
+                   const float exponent = LawExponent(law.record, x, inv_t, lse);
+                   const float p = x >= cutoff ? ExpNegative(exponent) : 0;
+                   return Terms<1>{{p > 0 ? p * exponent : 0}};
+                 },
+                 sum);
     return static_cast<float>(sum[0] < 0 ? -sum[0] : 0);
   }
 
   __device__ CudaTokenSum<kNeeds> Sum() const { return CudaTokenSum<kNeeds>(team_, state_.tokens); }
 
-  // Copies of what it looks at: nothing is fetched again for every token.
+  // NaN for what is no probability, and so the sum of it and others. Copies of what it looks at, as above.
   __device__ auto Weight(float scale) const {
-    return [rule = rule_, tokens = state_.tokens, row = state_.here.row, solved = state_.here.solved,
-            scale](int32_t v) {
-      const auto weight = Bound::WeightOf(rule, tokens.template at<kNeeds>(v), row, solved, scale);
-      return Terms<2>{{weight.value, static_cast<float>(weight.bad)}};
+    return [rule = rule_, tokens = state_.tokens, row = state_.here.row, solved = state_.here.solved, scale](
+               int32_t v, const CudaTokens::Logits& logits) {
+      const Token token = tokens.template at<kNeeds>(v, logits);
+      const auto weight = Bound::WeightOf(rule, token, row, solved, scale);
+      return Terms<1>{{weight.bad != 0 ? NAN : weight.value}};
     };
   }
 
@@ -372,52 +417,81 @@ class CudaPosition {
   const int32_t slot_;
   RowTeam& team_;
   CudaPositionState& state_;
+  GroupWeights& groups_;
+  JudgedPosition* ahead_;
   const R rule_;
 };
 
-// One team, or one warp where no rule's row takes a pass, for every position.
+__device__ inline JudgedPosition* PositionsOf(const JudgeArgs& args, int32_t slot) {
+  return static_cast<JudgedPosition*>(args.scratch) + static_cast<int64_t>(slot) * args.scores.block;
+}
+
+// Of a rule whose rows take passes: a team for every position.
 template <typename R>
-__global__ void __launch_bounds__(kTeamThreads) JudgeAheadKernel(const JudgeArgs args, int32_t n_vocab) {
-  __shared__ alignas(16) unsigned char shared[sizeof(CudaPositionState)];
+__global__ void __launch_bounds__(kTeamThreads)
+    JudgeAheadKernel(const __grid_constant__ JudgeArgs args, int32_t n_vocab) {
+  __shared__ alignas(16) unsigned char state_shared[sizeof(CudaPositionState)];
+  __shared__ GroupWeights groups;
+  WaitForPrevious();
+  LetNextStart();
   RowTeam team(n_vocab);
   const int32_t slot = team.row() / args.scores.block, i = team.row() % args.scores.block;
   const int32_t n_proposed = args.proposal.n_proposed[slot];
   const SeqState& state = args.batch.states[slot];
   if (!state.live || !TargetAdds(state) || i >= n_proposed || n_proposed >= args.scores.block) return;
-  CudaPosition<R> position(args, slot, team, *reinterpret_cast<CudaPositionState*>(shared));
+  team.Arrive();
+  CudaPosition<R> position(args, slot, team, *reinterpret_cast<CudaPositionState*>(state_shared), groups,
+                           PositionsOf(args, slot));
+  team.Await();
   if (team.is_first_warp()) {
     position.JudgeAhead(i);
-    if constexpr (CudaPosition<R>::kHasPasses) position.Dismiss();
+    position.Dismiss();
   } else {
     position.Serve();
   }
-  if constexpr (CudaPosition<R>::kHasPasses) team.Leave();
 }
 
+// A team for every slot. Where no row takes a pass, the warps of its first block judge the positions ahead.
 template <typename R>
-__global__ void __launch_bounds__(kTeamThreads) JudgeKernel(const JudgeArgs args, int32_t n_vocab) {
-  __shared__ alignas(16) unsigned char shared[sizeof(CudaPositionState)];
+__global__ void __launch_bounds__(kTeamThreads)
+    JudgeKernel(const __grid_constant__ JudgeArgs args, int32_t n_vocab) {
+  constexpr bool kAhead = !CudaPosition<R>::kHasPasses;
+  __shared__ alignas(16) unsigned char states_shared[(kAhead ? kTeamWarps : 1) * sizeof(CudaPositionState)];
+  __shared__ alignas(16) unsigned char ahead_shared[kAhead ? kMaxGamma * sizeof(JudgedPosition) : 16];
+  __shared__ GroupWeights groups;
+  WaitForPrevious();
+  LetNextStart();
   RowTeam team(n_vocab);
   const int32_t slot = team.row();
   const SeqState& state = args.batch.states[slot];
+  const int32_t n_proposed = args.proposal.n_proposed[slot];
   if (!state.live || !TargetAdds(state)) {
     if (!team.leads()) return;
     // What the draft of a token cascade wrote is not judged: it stands.
-    args.verdicts.n_keep[slot] =
-        state.live && state.writer == Writer::kDraft ? args.proposal.n_proposed[slot] : 0;
+    args.verdicts.n_keep[slot] = state.live && state.writer == Writer::kDraft ? n_proposed : 0;
     args.verdicts.next[slot] = -1;
     args.verdicts.n_judged[slot] = 0;
     args.verdicts.fault[slot] = Fault::kNone;
     return;
   }
-  CudaPosition<R> position(args, slot, team, *reinterpret_cast<CudaPositionState*>(shared));
+  team.Arrive();
+  auto* states = reinterpret_cast<CudaPositionState*>(states_shared);
+  auto* positions = kAhead ? reinterpret_cast<JudgedPosition*>(ahead_shared) : PositionsOf(args, slot);
+  if (kAhead && team.in_first_block()) {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const bool valid = n_proposed < args.scores.block && n_proposed <= kMaxGamma;
+    CudaPosition<R> position(args, slot, team, states[kAhead ? warp : 0], groups, positions);
+    for (int32_t i = warp; valid && i < n_proposed; i += kTeamWarps) position.JudgeAhead(i);
+    __syncthreads();
+  }
+  CudaPosition<R> position(args, slot, team, states[0], groups, positions);
+  team.Await();
   if (team.is_first_warp()) {
     SlotJudge(args, slot, position).Run();
     position.Dismiss();
   } else {
     position.Serve();
   }
-  team.Leave();
 }
 
 template <typename R>
@@ -425,11 +499,11 @@ void JudgeCuda(const JudgeArgs& args, CudaStream stream) {
   const int32_t n_q = args.proposal.has_law ? args.proposal.law.n_vocab : 0;
   const int32_t n_vocab = n_q > args.scores.law.n_vocab ? n_q : args.scores.law.n_vocab;
   const bool has_clusters = HasClusters(JudgeKernel<R>);
-  if (args.scores.block > 1) {
-    const int64_t n_positions = static_cast<int64_t>(args.batch.n_slots) * args.scores.block;
-    LaunchShape shape = TeamShape(n_positions, n_vocab, has_clusters);
-    if (!CudaPosition<R>::kHasPasses) shape = {.grid = static_cast<unsigned>(n_positions), .block = 32};
-    Launch(JudgeAheadKernel<R>, shape, stream, args, n_vocab);
+  if constexpr (CudaPosition<R>::kHasPasses) {
+    if (args.scores.block > 1) {
+      const int64_t n_positions = static_cast<int64_t>(args.batch.n_slots) * args.scores.block;
+      Launch(JudgeAheadKernel<R>, TeamShape(n_positions, n_vocab, has_clusters), stream, args, n_vocab);
+    }
   }
   Launch(JudgeKernel<R>, TeamShape(args.batch.n_slots, n_vocab, has_clusters), stream, args, n_vocab);
 }

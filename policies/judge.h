@@ -45,7 +45,9 @@ struct JudgeArgs {
   Scores scores;
   Verdicts verdicts;
   const double* total_variation;  // TotalVariationArgs::out; null unless the rule needs it and q is known
-  // CPU: fp32 [n_workers, scratch_stride], JudgeScratch(n_vocab) each. CUDA: JudgedPosition [n_slots, block].
+  const double* residual;         // TotalVariationArgs::residual; CUDA, of a rule that is `either`
+  // CPU: fp32 [n_workers, scratch_stride], JudgeScratch(n_vocab) each. CUDA: JudgedPosition [n_slots, block], for rules
+  // whose rows take passes.
   void* scratch;
   int64_t scratch_stride;
 };

@@ -159,14 +159,17 @@ Verdicts Policy::judge(Program& round, const Batch& batch, const Proposal& propo
   JudgeArgs args{};
   const int32_t n_vocab = std::max(scores.law.n_vocab, proposal.has_law ? proposal.law.n_vocab : 0);
   if ((entry_.info->needs & Needs::kTv) != 0 && proposal.has_law) {
-    auto* blocks =
-        arena_.New<double>(static_cast<size_t>(batch.n_slots) * scores.block * NumLawBlocks(n_vocab));
+    const size_t n_blocks = static_cast<size_t>(batch.n_slots) * scores.block * NumLawBlocks(n_vocab);
+    auto* blocks = arena_.New<double>(n_blocks);
+    auto* residual = batch.device.is_cuda() && entry_.info->either ? arena_.New<double>(n_blocks) : nullptr;
     args.total_variation = blocks;
+    args.residual = residual;
     round.Add(TotalVariationArgs{.n_slots = batch.n_slots,
                                  .states = batch.states,
                                  .proposal = proposal,
                                  .scores = scores,
-                                 .out = blocks});
+                                 .out = blocks,
+                                 .residual = residual});
   }
   args.rule = &entry_;
   std::copy(params_, params_ + kMaxParams, args.params);

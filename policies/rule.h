@@ -94,6 +94,9 @@ struct RuleInfo {
   bool draft_only =
       false;  // defers() looks at q and q1 alone and not at x: a token-level cascade, which has neither p
               // nor a token yet when it decides, may use this rule
+  bool either =
+      false;  // kind A without Derived: at every position pi is q or p, whole; a replacement is then drawn
+              // from max(0, p - q)
   ParamInfo params[kMaxParams] = {};  // in the order of the struct's members
   const char* about = "";             // one line
   const char* tests = "";             // the laws it looks at

@@ -229,10 +229,12 @@ TANDEM_DEVICE Row OpenRow(const JudgeArgs& args, int32_t slot, int32_t i, int32_
                           Prob prob, Prob1 prob1, Fault* fault) {
   const int64_t at = static_cast<int64_t>(slot) * args.scores.block + i;
   const Law p = args.scores.law.row(at);
+  const Law q = args.proposal.has_law ? args.proposal.law.row(at) : Law();
   Row row;
   *fault = Fault::kNone;
+  if (args.proposal.has_law && !q.finite()) *fault = Fault::kDraftLaw;
+  if (x < 0 || x >= n_vocab) *fault = Fault::kProposal;
   if (!p.finite()) *fault = Fault::kTargetLaw;
-  if (*fault == Fault::kNone && (x < 0 || x >= n_vocab)) *fault = Fault::kProposal;
   if (*fault != Fault::kNone) return row;
   const auto figures = [&](const Law& law) {
     LawFigures of;
@@ -265,11 +267,6 @@ TANDEM_DEVICE Row OpenRow(const JudgeArgs& args, int32_t slot, int32_t i, int32_
     row.q1 = row.q;
     row.q1_at_top_of_p = row.p1.argmax == x ? 1 : 0;
     row.p1_at_top_of_q = row.p1.x;
-    return row;
-  }
-  const Law q = args.proposal.law.row(at);
-  if (!q.finite()) {
-    *fault = Fault::kDraftLaw;
     return row;
   }
   row.q = figures(q);

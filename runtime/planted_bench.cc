@@ -310,7 +310,7 @@ class PlantedBench {
                                                .n_vocab = options_.target->n_vocab,
                                                .gamma = kTailGamma,
                                                .rule = "opt",
-                                               .temperature = 1,
+                                               .sampling = {.temperature = 1},
                                                .n_repetitions = options_.n_repetitions}));
     const auto set = [&](const char* key, const std::function<void(Program&)>& add) -> absl::Status {
       TANDEM_ASSIGN_OR_RETURN(const double us, tail->Us(add));

@@ -46,7 +46,7 @@ TailBench::TailBench(const TailOptions& options, std::unique_ptr<Policy> policy)
                        .rows = {kLength, kLength},
                        .gamma = gamma,
                        .gamma_max = gamma,
-                       .sampling = {.temperature = options.temperature}};
+                       .sampling = options.sampling};
   batch_ = {.n_slots = 1,
             .gamma = gamma,
             .states = arena_.Copy(&state, 1),

@@ -25,7 +25,7 @@ struct TailOptions {
   int32_t n_vocab = 0;
   int32_t gamma = 4;
   std::string rule = "opt";
-  float temperature = 1;
+  Sampling sampling = {.temperature = 1};
   int n_repetitions = 7;
 };
 

@@ -29,18 +29,27 @@ __device__ inline float LawExponent(const LawRecord& record, float x, float inv_
   return fmaf(x - record.max, inv_t, -shift);
 }
 
-__device__ inline float LawProb(const Law& law, int32_t v) {
-  if (v < 0 || v >= law.n_vocab) return 0;
-  if (law.greedy()) return v == law.record.argmax ? 1.f : 0.f;
-  const float x = law.logits[v];
-  if (!(x >= law.record.cutoff)) return 0;
-  return ExpNegative(LawExponent(law.record, x, law.record.inv_t, law.record.lse));
+// -infinity, of probability 0, outside the vocabulary.
+__device__ inline float LogitOf(const Law& law, int32_t v) {
+  __builtin_assume(__isGlobal(law.logits) != 0);
+  return static_cast<uint32_t>(v) < static_cast<uint32_t>(law.n_vocab) ? law.logits[v] : -INFINITY;
 }
 
-__device__ inline float LawProb1(const Law& law, int32_t v) {
-  if (v < 0 || v >= law.n_vocab) return 0;
-  return ExpNegative(LawExponent(law.record, law.logits[v], 1, law.record.lse1));
+// p(v), p1(v) of the token whose logit is x = LogitOf(law, v). Loops over a vocabulary fetch the logits of many tokens
+// first, so that they are on their way at once: the compiler does not bring a load forward that stands behind arithmetic.
+__device__ inline float ProbOf(const Law& law, int32_t v, float x) {
+  const float p = ExpNegative(LawExponent(law.record, x, law.record.inv_t, law.record.lse));
+  const float kept = x >= law.record.cutoff ? p : 0.f;
+  const float greedy = (v == law.record.argmax) & (v < law.n_vocab) ? 1.f : 0.f;
+  return law.greedy() ? greedy : kept;
 }
+
+__device__ inline float Prob1Of(const Law& law, float x) {
+  return ExpNegative(LawExponent(law.record, x, 1, law.record.lse1));
+}
+
+__device__ inline float LawProb(const Law& law, int32_t v) { return ProbOf(law, v, LogitOf(law, v)); }
+__device__ inline float LawProb1(const Law& law, int32_t v) { return Prob1Of(law, LogitOf(law, v)); }
 
 }  // namespace tandem
 

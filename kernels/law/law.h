@@ -19,7 +19,7 @@
 namespace tandem {
 
 // The blocks of every planned row: max, argmax and mass1, and `mass` (of the block's own max still) where nothing is cut
-// off. A step of its own, because it is what can be shared out, block by block.
+// off. A step of its own, because it is what can be shared out, block by block; on a CUDA device LawCuda does it.
 struct LawBlocksArgs {
   static constexpr Op kOp = Op::kLawBlocks;
   const SeqState* states;

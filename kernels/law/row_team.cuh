@@ -6,14 +6,18 @@
 // lane l taking tokens l, l + 32, ..; the blocks' sums are put before every warp of the team, and each adds them up in
 // the same fixed order. So every thread has every result, and all of them take the same decisions.
 //
-// Every thread of the team calls every function, with the same arguments. Leave() comes last.
+// A pass is handed fetch(v), which reads what it needs of token v from memory and is safe for v outside the vocabulary, and
+// a function of v and of what was fetched: see ProbOf of law.cuh.
+//
+// Every thread of the team calls every function, with the same arguments. Arrive() comes first; Await() before anything
+// else, for another block's memory may be written only once it runs. The last thing that a team does with that memory
+// ends with a barrier (all functions here do), so that a block may end at any time.
 #ifndef TANDEM_KERNELS_LAW_ROW_TEAM_CUH_
 #define TANDEM_KERNELS_LAW_ROW_TEAM_CUH_
 
-#include <cooperative_groups.h>
-
 #include <cstdint>
 
+#include "kernels/cuda.cuh"
 #include "kernels/law/law.h"
 #include "kernels/law/warp.cuh"
 #include "runtime/core/launch.cuh"
@@ -25,15 +29,17 @@ inline constexpr int kTeamWarps = kTeamThreads / 32;
 inline constexpr int kMaxTeamBlocks = 8;
 inline constexpr int kMaxTeamTerms = 4;  // sums from one pass
 inline constexpr int kDigits = 256;
+inline constexpr int kAtOnce = 8;  // tokens of a lane whose logits are fetched together
 
 // Shared memory of a team's block: two generations of block sums, and two histograms.
-inline size_t TeamSharedBytes(int32_t n_vocab) {
+TANDEM_HD inline size_t TeamSharedBytes(int32_t n_vocab) {
   const size_t n_blocks = (n_vocab + kLawBlock - 1) / kLawBlock;
   return (2 * kMaxTeamTerms * n_blocks + 2 * kDigits) * sizeof(double);
 }
 
 // The shape of a launch with one team for each of n rows over n_vocab tokens.
-inline LaunchShape TeamShape(int64_t n_rows, int32_t n_vocab, bool has_clusters) {
+// `more_bytes` of shared memory are for the kernel, at RowTeam::more.
+inline LaunchShape TeamShape(int64_t n_rows, int32_t n_vocab, bool has_clusters, size_t more_bytes = 0) {
   const int32_t n_blocks = (n_vocab + kLawBlock - 1) / kLawBlock;
   LaunchShape shape;
   while (has_clusters && shape.cluster < kMaxTeamBlocks &&
@@ -41,7 +47,8 @@ inline LaunchShape TeamShape(int64_t n_rows, int32_t n_vocab, bool has_clusters)
     shape.cluster *= 2;
   shape.grid = dim3(static_cast<unsigned>(n_rows * shape.cluster));
   shape.block = dim3(kTeamThreads);
-  shape.shared_bytes = TeamSharedBytes(n_vocab);
+  shape.shared_bytes = TeamSharedBytes(n_vocab) + more_bytes;
+  shape.overlap = true;
   return shape;
 }
 
@@ -53,9 +60,9 @@ class RowTeam {
     extern __shared__ double team_shared[];
     sums_ = team_shared;
     histogram_ = reinterpret_cast<uint64_t*>(team_shared + 2 * kMaxTeamTerms * n_blocks_);
-#if __CUDA_ARCH__ >= 900
-    size_ = static_cast<int>(cooperative_groups::this_cluster().num_blocks());
-    rank_ = static_cast<int>(cooperative_groups::this_cluster().block_rank());
+#ifdef TANDEM_SM90
+    asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(size_));
+    rank_ = static_cast<int>(ClusterRank());
 #endif
   }
 
@@ -71,22 +78,42 @@ class RowTeam {
   __device__ bool is_first_warp() const { return rank_ == 0 && threadIdx.x < 32; }
   __device__ int32_t n_vocab() const { return n_vocab_; }
 
-  // A block must not end while another may still look at its memory.
-  __device__ void Leave() { Barrier(); }
+  __device__ void* more() const { return histogram_ + 2 * kDigits; }
+  __device__ int warp() const { return rank_ * kTeamWarps + static_cast<int>(threadIdx.x) / 32; }
+  __device__ int n_warps() const { return size_ * kTeamWarps; }
+  __device__ int size() const { return size_; }
 
-  // The sums of term(v), which returns Values<N>, over all tokens v.
-  template <int N, typename F>
-  __device__ void Sum(F term, double (&total)[N]) {
-    SumBlocks<N>(term);
+  // This block runs; the team's blocks all do.
+  __device__ void Arrive() {
+#ifdef TANDEM_SM90
+    if (size_ > 1) {
+      __syncwarp();
+      ClusterArriveRelaxed();
+    }
+#endif
+  }
+  __device__ void Await() {
+#ifdef TANDEM_SM90
+    if (size_ > 1) {
+      __syncwarp();
+      ClusterWait();
+    }
+#endif
+  }
+
+  // The sums of term(v, fetch(v)), which returns Values<N>, over all tokens v.
+  template <int N, typename G, typename F>
+  __device__ void Sum(G fetch, F term, double (&total)[N]) {
+    SumBlocks<N>(fetch, term);
 #pragma unroll
     for (int i = 0; i < N; ++i) total[i] = TotalOf(i);
     Turn();
   }
 
   // The same, and out[b] = the sum over block b of the first.
-  template <typename F, typename Out>
-  __device__ double SumByBlock(F term, Out out) {
-    SumBlocks<1>(term);
+  template <typename G, typename F, typename Out>
+  __device__ double SumByBlock(G fetch, F term, Out out) {
+    SumBlocks<1>(fetch, term);
     const double total = TotalOf(0);
     if (rank_ == 0) {
       for (int32_t block = threadIdx.x; block < n_blocks_; block += kTeamThreads) out(block, sum(0, block));
@@ -97,17 +124,22 @@ class RowTeam {
 
   // All that was written is seen by all.
   __device__ void Barrier() {
-#if __CUDA_ARCH__ >= 900
-    if (size_ > 1) return cooperative_groups::this_cluster().sync();
+#ifdef TANDEM_SM90
+    if (size_ > 1) {
+      __syncwarp();  // the barrier is one instruction of a whole warp: whoever was alone in a branch has to be back
+      ClusterArrive();
+      ClusterWait();
+      return;
+    }
 #endif
     __syncthreads();
   }
 
   // The largest t among the values whose weight, over all tokens with value >= t, reaches `target`; the smallest if none
-  // does. weight(v): whole numbers, which add up exactly in any order. With share in (0, 1], target is that share of
-  // all weight, rounded up, and at least 1. No value is NaN.
-  template <typename Value, typename Weight>
-  __device__ float Select(Value value, Weight weight, uint64_t target, double share) {
+  // does. value(x), weight(x) of x = fetch(v); weights are whole numbers, which add up exactly in any order. With share in
+  // (0, 1], target is that share of all weight, rounded up, and at least 1. No value is NaN.
+  template <typename Fetch, typename Value, typename Weight>
+  __device__ float Select(Fetch fetch, Value value, Weight weight, uint64_t target, double share) {
     uint64_t* mine = histogram_;
     uint64_t* all = histogram_ + kDigits;
     uint32_t prefix = 0;
@@ -115,13 +147,18 @@ class RowTeam {
     for (int shift = 24; shift >= 0; shift -= 8) {
       for (int i = threadIdx.x; i < kDigits; i += kTeamThreads) mine[i] = 0;
       __syncthreads();
-      for (int32_t v = rank_ * kTeamThreads + threadIdx.x; v < n_vocab_; v += size_ * kTeamThreads) {
-        const uint32_t key = KeyOf(value(v));
-        const uint64_t w = weight(v);
-        if (w == 0 || (shift < 24 && (key ^ prefix) >> (shift + 8) != 0)) continue;
-        atomicAdd(reinterpret_cast<unsigned long long*>(&mine[key >> shift & 255]),
-                  static_cast<unsigned long long>(w));
-      }
+      const int32_t stride = size_ * kTeamThreads;
+      const int32_t first_token = rank_ * kTeamThreads + static_cast<int32_t>(threadIdx.x);
+      ForTokens<kAtOnce>(first_token, stride, n_vocab_, fetch, [&](int32_t first, const auto& x) {
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          const uint32_t key = KeyOf(value(x[j]));
+          const uint64_t w = first + j * stride < n_vocab_ ? weight(x[j]) : 0;
+          if (w == 0 || (shift < 24 && (key ^ prefix) >> (shift + 8) != 0)) continue;
+          atomicAdd(reinterpret_cast<unsigned long long*>(&mine[key >> shift & 255]),
+                    static_cast<unsigned long long>(w));
+        }
+      });
       Barrier();
       for (int i = threadIdx.x; i < kDigits; i += kTeamThreads) {
         uint64_t sum = 0;
@@ -163,17 +200,22 @@ class RowTeam {
     return ValueOf(prefix);
   }
 
-  // The sums of term(v), which returns Values<N>, over every block, put before every warp of the team: BlockSum and TotalOf
+  // The sums of term(v, fetch(v)), which returns Values<N>, over every block, put before every warp of the team: BlockSums and TotalOf
   // tell them until Turn.
-  template <int N, typename F>
-  __device__ void SumBlocks(F term) {
+  template <int N, typename G, typename F>
+  __device__ void SumBlocks(G fetch, F term) {
     static_assert(N <= kMaxTeamTerms);
     for (int32_t block = warp(); block < n_blocks_; block += n_warps()) {
       double own[N] = {};
-      ForBlock(block, [&](int32_t v) {
-        const auto terms = term(v);
+      const int32_t begin = block * kLawBlock;
+      ForTokens<kAtOnce>(begin + lane(), 32, begin + kLawBlock, fetch, [&](int32_t first, const auto& x) {
 #pragma unroll
-        for (int i = 0; i < N; ++i) own[i] += terms.value[i];
+        for (int j = 0; j < kAtOnce; ++j) {
+          const int32_t v = first + 32 * j;
+          const auto terms = term(v, x[j]);
+#pragma unroll
+          for (int i = 0; i < N; ++i) own[i] += v < n_vocab_ ? terms.value[i] : 0;
+        }
       });
 #pragma unroll
       for (int i = 0; i < N; ++i) own[i] = WarpSum(own[i]);
@@ -181,57 +223,46 @@ class RowTeam {
     }
     Barrier();
   }
-  __device__ double BlockSum(int term, int32_t block) { return sum(term, block); }
+  __device__ const double* BlockSums(int term) { return &sum(term, 0); }
   __device__ double TotalOf(int term) {
-    return SumInOrder(n_blocks_, [&](int32_t block) { return sum(term, block); }).total;
+    return WarpTotal(n_blocks_, [&](int32_t block) { return sum(term, block); });
   }
   // Every thread, when all that it wants of the sums is done.
   __device__ void Turn() { generation_ ^= 1; }
 
-  // The same address in the memory of the team's first block.
+  // One warp of the team's first block: n words, to the same address in the memory of all other blocks.
+  __device__ void Spread(uint64_t* mine, int n) const {
+    __syncwarp();
+    for (int i = lane(); i < (size_ - 1) * n; i += 32) *Remote(mine + i % n, 1 + i / n) = mine[i % n];
+  }
+  // To the same address in the memory of another block, or of this one.
   template <typename T>
-  __device__ T* InFirst(T* mine) const {
-    return Remote(mine, 0);
+  __device__ T* Remote(T* mine, int rank) const {
+#ifdef TANDEM_SM90
+    if (size_ > 1) {
+      uint64_t address;
+      asm("mapa.u64 %0, %1, %2;" : "=l"(address) : "l"(mine), "r"(rank));
+      return reinterpret_cast<T*>(address);
+    }
+#endif
+    return mine;
   }
   __device__ bool in_first_block() const { return rank_ == 0; }
   __device__ int32_t n_blocks() const { return n_blocks_; }
 
  private:
   __device__ int lane() const { return threadIdx.x % 32; }
-  __device__ int warp() const { return rank_ * kTeamWarps + static_cast<int>(threadIdx.x) / 32; }
-  __device__ int n_warps() const { return size_ * kTeamWarps; }
-
-  template <typename T>
-  __device__ T* Remote(T* mine, int rank) const {
-#if __CUDA_ARCH__ >= 900
-    if (size_ > 1) return cooperative_groups::this_cluster().map_shared_rank(mine, rank);
-#endif
-    return mine;
-  }
-
   // What is put after Turn goes to the other generation: this one may still be read until the barrier after that.
   __device__ double& sum(int term, int32_t block) {
     return sums_[(generation_ * kMaxTeamTerms + term) * n_blocks_ + block];
   }
 
-  // f(v) for this lane's tokens of a block.
-  template <typename F>
-  __device__ void ForBlock(int32_t block, F f) const {
-    const int32_t begin = block * kLawBlock;
-    if (begin + kLawBlock <= n_vocab_) {
-#pragma unroll 8
-      for (int32_t i = 0; i < kLawBlock; i += 32) f(begin + i + lane());
-    } else {
-      for (int32_t v = begin + lane(); v < n_vocab_; v += 32) f(v);
-    }
-  }
-
   // Puts a block's values, which all lanes of the warp have, before every block of the team.
   template <int N>
   __device__ void Put(int32_t block, const double (&value)[N]) {
-    for (int i = 0; i < N; ++i) {
-      if (lane() < size_) *Remote(&sum(i, block), lane()) = value[i];
-    }
+    if (lane() >= size_) return;
+#pragma unroll
+    for (int i = 0; i < N; ++i) *Remote(&sum(i, block), lane()) = value[i];
   }
 
   // Keys order as the values do.

@@ -2,6 +2,8 @@
 // the bonus position where q is known there, block by block of the vocabulary. Rules that look at it have it before the
 // judge begins, computed by all workers; the judge adds a row's blocks in order.
 //
+// On a CUDA device also the sums of max(0, p(v) - q(v)), from which a rule that falls back on p draws a replacement.
+//
 // At T = 0 nothing is computed: the judge compares argmaxes.
 #ifndef TANDEM_KERNELS_TOTAL_VARIATION_TOTAL_VARIATION_H_
 #define TANDEM_KERNELS_TOTAL_VARIATION_TOTAL_VARIATION_H_
@@ -18,7 +20,8 @@ struct TotalVariationArgs {
   const SeqState* states;  // [n_slots]
   Proposal proposal;       // has_law
   Scores scores;
-  double* out;  // [n_slots * scores.block, NumLawBlocks(larger n_vocab)]
+  double* out;                 // [n_slots * scores.block, NumLawBlocks(larger n_vocab)]
+  double* residual = nullptr;  // the same of max(0, p - q); null: not wanted
 };
 
 void TotalVariationCpu(const TotalVariationArgs& args, Worker worker);

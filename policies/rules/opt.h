@@ -9,6 +9,7 @@ struct Opt {
   static constexpr RuleInfo kInfo{
       .name = "opt",
       .needs = Needs::kTv | Needs::kDraftLaw,
+      .either = true,
       .params = {{"alpha", -10, 10, 0, "higher: defer less", {-0.3f, 0.2f, 0.6f}}},
       .about =
           "the draft's law unless the target is surer by more than alpha times "
