@@ -230,7 +230,8 @@ class Bench {
     s.up = memory.Random(r * m.intermediate);
     s.cos_sin = memory.Random(r * m.head_dim);
     s.logits = memory.New<float>(r * m.n_vocab);
-    s.scratch = memory.New<float>(LinearScratch(rows, std::max(m.hidden, std::max<int>(q_dim, m.intermediate))));
+    s.scratch =
+        memory.New<float>(LinearScratch(rows, std::max(m.hidden, std::max<int>(q_dim, m.intermediate))));
     s.norm = {memory.New(std::vector<uint16_t>(m.hidden, 0x3f80)), DType::kBf16, 1, m.hidden};
     s.head_norm = {memory.New(std::vector<uint16_t>(m.head_dim, 0x3f80)), DType::kBf16, 1, m.head_dim};
     return s;
@@ -345,7 +346,8 @@ class Bench {
     for (const auto& [name, sum] : sums) {
       std::printf("  %s %.2f", name.c_str(), sum.whole / sum.n_whole / mhz);
       if (sum.n > 0) {
-        std::printf(" (%.2f %.2f %.2f)", sum.part[0] / sum.n / mhz, sum.part[1] / sum.n / mhz, sum.part[2] / sum.n / mhz);
+        std::printf(" (%.2f %.2f %.2f)", sum.part[0] / sum.n / mhz, sum.part[1] / sum.n / mhz,
+                    sum.part[2] / sum.n / mhz);
       }
     }
     std::printf("\n");
@@ -446,7 +448,8 @@ int Main(int argc, char** argv) {
       parts.push_back(word);
     } else if (word.find_first_not_of("0123456789") == std::string::npos) {
       only.rows.push_back(std::stoi(word));
-    } else if (std::any_of(std::begin(kModels), std::end(kModels), [&](const StackCase& m) { return m.name == word; })) {
+    } else if (std::any_of(std::begin(kModels), std::end(kModels),
+                           [&](const StackCase& m) { return m.name == word; })) {
       only.models.push_back(word);
     } else {
       std::fprintf(stderr, "usage: %s [read] [products] [forwards] [8B] [1B] [0.6B] [ROWS]...\n", argv[0]);

@@ -130,7 +130,8 @@ const ConfigKey kKeys[] = {
      TANDEM_FIELD(execution.rounds_ahead), 0, 8},
     {"execution.check_steps", "CUDA: wait for every step, so that an error names the one that failed (slow)",
      TANDEM_FIELD(execution.check_steps)},
-    {"execution.stream_kernels", "CUDA, sm_90 and later: a decode forward as one kernel; the same output either way",
+    {"execution.stream_kernels",
+     "CUDA, sm_90 and later: a decode forward as one kernel; the same output either way",
      TANDEM_FIELD(execution.stream_kernels)},
 
     {"prompts",

@@ -117,9 +117,7 @@ absl::Status LaunchStep(const Program& program, const Step& step, LinearLibrary*
 class CudaExecutor final : public Executor {
  public:
   explicit CudaExecutor(const ExecutorOptions& options)
-      : device_(options.device),
-        check_steps_(options.check_steps),
-        stream_kernels_(options.stream_kernels) {
+      : device_(options.device), check_steps_(options.check_steps), stream_kernels_(options.stream_kernels) {
     cudaSetDevice(device_.cuda_index);
     for (cudaStream_t& stream : lanes_) cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     for (cudaEvent_t& event : events_) cudaEventCreateWithFlags(&event, cudaEventDisableTiming);

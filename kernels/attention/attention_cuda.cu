@@ -98,15 +98,17 @@ class ClusterAttention : packed_attention::Packed<D, D / 64> {
       const int owner = at / kPart;
       asm volatile(
           "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::
-              "r"(InBlock(SharedAddress(received_ + ((buffer * kCluster + this->rank_) * kQueries + query) * kPart +
-                                        at % kPart),
-                          owner)),
+              "r"(InBlock(
+                  SharedAddress(received_ + ((buffer * kCluster + this->rank_) * kQueries + query) * kPart +
+                                at % kPart),
+                  owner)),
           "f"(sum.x), "f"(sum.y), "f"(sum.z), "f"(sum.w), "r"(InBlock(barrier_, owner))
           : "memory");
       if (quad < kCluster) {
         asm volatile(
-            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(InBlock(
-                SharedAddress(received_stats_ + (buffer * kCluster + this->rank_) * kQueries + query), quad)),
+            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+                InBlock(SharedAddress(received_stats_ + (buffer * kCluster + this->rank_) * kQueries + query),
+                        quad)),
             "f"(this->BlockMax(query)), "f"(this->BlockTotal(query)), "r"(InBlock(barrier_, quad))
             : "memory");
       }

@@ -62,7 +62,7 @@ __device__ __forceinline__ FirstRows LoadFirstRows(const RowPlan& rows) {
 
 // The index-th task of the plan: runs of rows of one sequence, cut to rows_per_task. For a whole warp.
 __device__ __forceinline__ Task FindTask(const RowPlan& rows, const FirstRows& first_rows, int rows_per_task,
-                                int index) {
+                                         int index) {
   const int lane = Thread() % 32, n_rows = first_rows.n_rows;
   int n_tasks = 0, run = 0, last_slot = -1;
   Task task = {0, 0};
@@ -142,7 +142,8 @@ class Packed {
   static constexpr int kPart = D / kCluster;      // values of a query that a block finishes
 
   // `shared`: FloatsOf<D>(n_sums) floats, aligned to 16 bytes.
-  __device__ __forceinline__ Packed(const AttentionArgs& args, int kv_head, int rank, float* shared, int n_sums)
+  __device__ __forceinline__ Packed(const AttentionArgs& args, int kv_head, int rank, float* shared,
+                                    int n_sums)
       : args_(args),
         shared_(reinterpret_cast<char*>(shared)),
         max_(shared + QueryFloats<D>()),
@@ -248,7 +249,8 @@ class Packed {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int at = first + 2 * t_ + i % 2 + i / 2 * 8;
-      const char* row = at < n_keys_ ? static_cast<const char*>(kv.v) + offset(at) + half * 128 + g_ * 16 : nullptr;
+      const char* row =
+          at < n_keys_ ? static_cast<const char*>(kv.v) + offset(at) + half * 128 + g_ * 16 : nullptr;
 #pragma unroll
       for (int h = 0; h < H; ++h) values.value[i][h] = row ? Load16(row + h * 128) : uint4{0, 0, 0, 0};
     }
@@ -307,8 +309,10 @@ class Packed {
 #pragma unroll
       for (int j = 0; j < 8; ++j) {  // values 8 g + j
         const uint32_t pick = j % 2 ? 0x7632u : 0x5410u;
-        const uint32_t b0 = __byte_perm(Word(values.value[0][h], j / 2), Word(values.value[1][h], j / 2), pick);
-        const uint32_t b1 = __byte_perm(Word(values.value[2][h], j / 2), Word(values.value[3][h], j / 2), pick);
+        const uint32_t b0 =
+            __byte_perm(Word(values.value[0][h], j / 2), Word(values.value[1][h], j / 2), pick);
+        const uint32_t b1 =
+            __byte_perm(Word(values.value[2][h], j / 2), Word(values.value[3][h], j / 2), pick);
         float(&acc)[4] = acc_[h * 8 + j];
         MultiplyTiles(acc, a[0][0], a[0][1], a[0][2], a[0][3], b0, b1);
         MultiplyTiles(acc, a[1][0], a[1][1], a[1][2], a[1][3], b0, b1);
@@ -466,7 +470,8 @@ class Packed {
       if (HasOwnPlaces()) {
         v = PlaceOf(kWarps - kSumSlots + slot, query, at);
 #pragma unroll
-        for (int w = kWarps - 2 * kSumSlots + slot; w >= 0; w -= kSumSlots) v = Plus(v, PlaceOf(w, query, at));
+        for (int w = kWarps - 2 * kSumSlots + slot; w >= 0; w -= kSumSlots)
+          v = Plus(v, PlaceOf(w, query, at));
       }
       sum = Plus(sum, v);
     }
@@ -486,7 +491,8 @@ class Packed {
   }
 
   // Four values of a query from the blocks' largest scores and sums of weights (stats) and their sums.
-  static __device__ __forceinline__ float4 Merge(const float2 (&stats)[kCluster], const float4 (&sums)[kCluster]) {
+  static __device__ __forceinline__ float4 Merge(const float2 (&stats)[kCluster],
+                                                 const float4 (&sums)[kCluster]) {
     float max = kMinusInfinity, total = 0;
     float4 sum = {0, 0, 0, 0};
 #pragma unroll

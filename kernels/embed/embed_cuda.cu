@@ -1,3 +1,4 @@
+#include "kernels/cuda.cuh"
 #include "kernels/embed/embed.h"
 #include "runtime/core/launch.cuh"
 
@@ -6,7 +7,9 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__global__ void __launch_bounds__(kThreads) EmbedKernel(const EmbedArgs args) {
+__global__ void __launch_bounds__(kThreads) EmbedKernel(const __grid_constant__ EmbedArgs args) {
+  WaitForPrevious();
+  LetNextStart();
   const int64_t hidden = args.table.n_cols;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int32_t r = static_cast<int32_t>(blockIdx.y);
@@ -19,7 +22,8 @@ __global__ void __launch_bounds__(kThreads) EmbedKernel(const EmbedArgs args) {
 void EmbedCuda(const EmbedArgs& args, CudaStream stream) {
   const LaunchShape shape = {
       .grid = dim3(BlocksFor(args.table.n_cols, kThreads), static_cast<unsigned>(args.rows.capacity)),
-      .block = kThreads};
+      .block = kThreads,
+      .overlap = true};
   Launch(EmbedKernel, shape, stream, args);
 }
 

@@ -108,11 +108,12 @@ class Product {
     const int rows = n_rows - first_row - g_;
     // Rows of the input, too, are asked for a chunk ahead.
     uint4 x[N], next_x[N];
-    const auto load_rows = [&](int k, uint4 (&to)[N]) {
+    const auto load_rows = [&](int k, uint4(&to)[N]) {
 #pragma unroll
       for (int n = 0; n < N; ++n) {
         to[n] = {0, 0, 0, 0};
-        if (n * 8 < rows && k < args_.in_dim) to[n] = __ldcg(reinterpret_cast<const uint4*>(in + n * 8 * args_.in_dim + k));
+        if (n * 8 < rows && k < args_.in_dim)
+          to[n] = __ldcg(reinterpret_cast<const uint4*>(in + n * 8 * args_.in_dim + k));
       }
     };
     load_rows(ChunkAt(0, 0), x);
@@ -147,8 +148,8 @@ class Product {
   }
 
   // Adds the strands up, for 8 rows: a thread an output.
-  __device__ __forceinline__ void Finish(int first_row, int n_rows, const float (&low)[4], const float (&high)[4],
-                                         float (*sums)[kBlockOutputs][9]) const {
+  __device__ __forceinline__ void Finish(int first_row, int n_rows, const float (&low)[4],
+                                         const float (&high)[4], float (*sums)[kBlockOutputs][9]) const {
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -237,8 +238,8 @@ void LaunchLibrary(const LinearArgs& args, LinearLibrary& library, cudaStream_t 
   LaunchPrepare(args, stream);
   for (int s = 0; s < args.n_segments; ++s) {
     const LinearSegment& segment = args.segment[s];
-    library.Multiply(segment.weight, args.scratch, args.max_rows, segment.out, segment.out_stride, segment.accumulate,
-                     stream);
+    library.Multiply(segment.weight, args.scratch, args.max_rows, segment.out, segment.out_stride,
+                     segment.accumulate, stream);
     if (!args.norm && !segment.bias) continue;
     const auto n = static_cast<int32_t>(segment.weight.n_rows);
     const float* scales = args.scratch + static_cast<int64_t>(args.max_rows) * args.in_dim / 2;
@@ -246,8 +247,8 @@ void LaunchLibrary(const LinearArgs& args, LinearLibrary& library, cudaStream_t 
     scale.grid = dim3(std::min((n + kThreads - 1) / kThreads, 8), args.max_rows);
     scale.threads = kThreads;
     LaunchKernel(ScaleRows, scale, stream,
-                 ScaleArgs{segment.out, segment.out_stride, n, args.norm ? scales : nullptr, segment.bias, args.n_rows,
-                           args.max_rows});
+                 ScaleArgs{segment.out, segment.out_stride, n, args.norm ? scales : nullptr, segment.bias,
+                           args.n_rows, args.max_rows});
   }
 }
 

@@ -20,8 +20,8 @@ class LinearLibrary {
   LinearLibrary& operator=(const LinearLibrary&) = delete;
 
   // out[m, o] (+)= sum over k of in[m, k] weight[o, k]; weight and in (rows of weight.n_cols) in bf16, sums in fp32.
-  void Multiply(const View& weight, const void* in, int32_t n_rows, float* out, int64_t out_stride, bool accumulate,
-                CudaStream stream);
+  void Multiply(const View& weight, const void* in, int32_t n_rows, float* out, int64_t out_stride,
+                bool accumulate, CudaStream stream);
 
  private:
   struct Impl;

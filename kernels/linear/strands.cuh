@@ -30,7 +30,9 @@ inline bool CanFollow(const LinearArgs& args) {
   const auto whole = [](const View& view) {
     return view.dtype != DType::kF32 || reinterpret_cast<uintptr_t>(view.data) % 4 == 0;
   };
-  if (!args.round_bf16 || args.in_dim % kChunk != 0 || args.in_dim > kMaxInDim || args.in_stride % 4 != 0 || !aligned(args.in)) return false;
+  if (!args.round_bf16 || args.in_dim % kChunk != 0 || args.in_dim > kMaxInDim || args.in_stride % 4 != 0 ||
+      !aligned(args.in))
+    return false;
   for (int s = 0; s < args.n_segments; ++s) {
     const View& weight = args.segment[s].weight;
     if (weight.dtype != DType::kBf16 || !aligned(weight.data)) return false;
@@ -44,7 +46,8 @@ constexpr int kSquares = 16;  // values of a group
 // The sum of a value of 16 neighbouring lanes, which `mask` names, in all of them.
 __device__ __forceinline__ float GroupSum(uint32_t mask, float value) {
 #pragma unroll
-  for (int distance = kSquares / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(mask, value, distance);
+  for (int distance = kSquares / 2; distance > 0; distance /= 2)
+    value += __shfl_xor_sync(mask, value, distance);
   return value;
 }
 // For a whole warp, from a row's sums of squares by group; `load(i)` brings the i-th.

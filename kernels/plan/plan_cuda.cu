@@ -1,3 +1,4 @@
+#include "kernels/cuda.cuh"
 #include "kernels/plan/plan.h"
 #include "runtime/core/launch.cuh"
 
@@ -8,7 +9,9 @@ constexpr int kThreads = 128;
 
 // One block. Slots are laid out by one thread, for where a slot's rows begin depends on those before it, some at a time;
 // their rows are then written by all.
-__global__ void __launch_bounds__(kThreads) PlanKernel(const PlanArgs args) {
+__global__ void __launch_bounds__(kThreads) PlanKernel(const __grid_constant__ PlanArgs args) {
+  WaitForPrevious();
+  LetNextStart();
   __shared__ SlotRows slots[kThreads];
   __shared__ int32_t first_row[kThreads + 1], first_logits[kThreads + 1];
   const RowPlan& plan = args.rows;
@@ -62,7 +65,9 @@ __global__ void __launch_bounds__(kThreads) PlanKernel(const PlanArgs args) {
 }
 
 // A slot's rows stand together in rising order: the last of them counts.
-__global__ void AdvanceKernel(const AdvanceArgs args) {
+__global__ void AdvanceKernel(const __grid_constant__ AdvanceArgs args) {
+  WaitForPrevious();
+  LetNextStart();
   const int32_t n = *args.rows.n_rows;
   const int32_t r = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
   if (r >= n) return;
@@ -74,11 +79,12 @@ __global__ void AdvanceKernel(const AdvanceArgs args) {
 }  // namespace
 
 void PlanCuda(const PlanArgs& args, CudaStream stream) {
-  Launch(PlanKernel, {.block = kThreads}, stream, args);
+  Launch(PlanKernel, {.block = kThreads, .overlap = true}, stream, args);
 }
 
 void AdvanceCuda(const AdvanceArgs& args, CudaStream stream) {
-  Launch(AdvanceKernel, {.grid = BlocksFor(args.rows.capacity, kThreads), .block = kThreads}, stream, args);
+  Launch(AdvanceKernel, {.grid = BlocksFor(args.rows.capacity, kThreads), .block = kThreads, .overlap = true},
+         stream, args);
 }
 
 }  // namespace tandem

@@ -1,3 +1,4 @@
+#include "kernels/cuda.cuh"
 #include "kernels/rope/rope.h"
 #include "runtime/core/launch.cuh"
 
@@ -8,7 +9,9 @@ constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
 
 // In double, for an angle may be a position of 100,000 times a frequency of 1: there are few of them.
-__global__ void __launch_bounds__(kThreads) RopeAnglesKernel(const RopeAnglesArgs args) {
+__global__ void __launch_bounds__(kThreads) RopeAnglesKernel(const __grid_constant__ RopeAnglesArgs args) {
+  WaitForPrevious();
+  LetNextStart();
   const int half = args.head_dim / 2;
   const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
   const int32_t r = static_cast<int32_t>(blockIdx.y);
@@ -54,7 +57,7 @@ __device__ void Append(const KvLayer& kv, void* cache, int64_t offset, const flo
 }
 
 // A warp takes one head of one row: the query heads, then the heads of the cache, k and v together.
-__global__ void __launch_bounds__(kThreads) RopeAppendKernel(const RopeAppendArgs args) {
+__global__ void __launch_bounds__(kThreads) RopeAppendKernel(const __grid_constant__ RopeAppendArgs args) {
   const int d = args.kv.head_dim;
   const int n_kv_heads = args.kv.n_kv_heads;
   const int h = static_cast<int>(blockIdx.x * kWarps + threadIdx.x / 32);
@@ -76,7 +79,8 @@ __global__ void __launch_bounds__(kThreads) RopeAppendKernel(const RopeAppendArg
 void RopeAnglesCuda(const RopeAnglesArgs& args, CudaStream stream) {
   const LaunchShape shape = {
       .grid = dim3(BlocksFor(args.head_dim / 2, kThreads), static_cast<unsigned>(args.rows.capacity)),
-      .block = kThreads};
+      .block = kThreads,
+      .overlap = true};
   Launch(RopeAnglesKernel, shape, stream, args);
 }
 

@@ -15,7 +15,8 @@ namespace {
 
 constexpr int kLargestShared = 227 * 1024;
 constexpr int kSmallWork = 32 * 1024;
-constexpr int kInFlightBytes = 48 * 1024;  // of a multiprocessor: what hides the latency of memory at its full rate
+constexpr int kInFlightBytes =
+    48 * 1024;  // of a multiprocessor: what hides the latency of memory at its full rate
 
 bool RunsStreams() {
   cudaFuncAttributes attributes;
@@ -46,7 +47,8 @@ class Builder {
     // What steps of this kernel wrote is nowhere else: none that follows may want it.
     if (i < program_.steps().size() && program_.steps()[i].lane == lane) {
       const Op next = program_.steps()[i].op;
-      if (next == Op::kLinear || next == Op::kRopeAppend || next == Op::kAttention || next == Op::kSiluGate) return 0;
+      if (next == Op::kLinear || next == Op::kRopeAppend || next == Op::kAttention || next == Op::kSiluGate)
+        return 0;
     }
     return i - first_;
   }
@@ -98,7 +100,8 @@ class Builder {
   const Args* Next(size_t i) const {
     if (i + 1 >= program_.steps().size()) return nullptr;
     const Step& step = program_.steps()[i + 1];
-    return step.op == Args::kOp && step.lane == program_.steps()[i].lane ? &program_.args_as<Args>(step) : nullptr;
+    return step.op == Args::kOp && step.lane == program_.steps()[i].lane ? &program_.args_as<Args>(step)
+                                                                         : nullptr;
   }
 
   bool CountOf(const int32_t* n, int32_t* count) {
@@ -143,11 +146,15 @@ class Builder {
     const SiluGateArgs* gate = Next<SiluGateArgs>(i);
     const bool gated = gate != nullptr && args.n_segments == 2 && args.segment[0].out == gate->gate &&
                        args.segment[1].out == gate->up && !args.segment[0].accumulate &&
-                       !args.segment[1].accumulate && args.segment[0].weight.n_rows == args.segment[1].weight.n_rows;
+                       !args.segment[1].accumulate &&
+                       args.segment[0].weight.n_rows == args.segment[1].weight.n_rows;
     const bool residual = args.segment[0].accumulate, logits = args.src != nullptr || args.dst != nullptr;
     tiles.gated = gated;
     tiles.residual = residual;
-    product.output = gated ? Output::kGated : residual ? Output::kResidual : logits ? Output::kLogits : Output::kF32;
+    product.output = gated      ? Output::kGated
+                     : residual ? Output::kResidual
+                     : logits   ? Output::kLogits
+                                : Output::kF32;
     for (int s = 0; s < kMaxSegments; ++s) {
       tiles.first_group[s] = gated ? 0 : s < args.n_segments ? tiles.n_groups : 1 << 30;
       if (s >= args.n_segments) continue;
@@ -162,7 +169,8 @@ class Builder {
       const int64_t n = int64_t{args.max_rows} * from.out_stride;
       if (residual) {
         // One chain of sums, whose outputs keep their blocks.
-        if (args.n_segments != 1 || logits || tiles.count != 0 || from.weight.n_rows % strands::kSquares != 0) return 0;
+        if (args.n_segments != 1 || logits || tiles.count != 0 || from.weight.n_rows % strands::kSquares != 0)
+          return 0;
         if (residual_ != nullptr && (residual_ != from.out || n_residual_ != tiles.n_outputs[0])) return 0;
         if (residual_ == nullptr) {
           const Buffer old = Find(from.out);
@@ -278,7 +286,8 @@ namespace {
 bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Params& params, int n_blocks,
                int* shared_bytes) {
   const auto attention_bytes = [&](int n_sums) {
-    return 4 * (head_dim == 64 ? packed_attention::FloatsOf<64>(n_sums) : packed_attention::FloatsOf<128>(n_sums));
+    return 4 * (head_dim == 64 ? packed_attention::FloatsOf<64>(n_sums)
+                               : packed_attention::FloatsOf<128>(n_sums));
   };
   int work = std::max(attention_bytes(packed_attention::kSumSlots * packed_attention::kQueries), kSmallWork);
   for (const StreamStep& step : steps) {
@@ -322,8 +331,8 @@ bool StreamKernel::WatchSteps() {
 std::vector<int64_t> StreamKernel::StepCycles() const {
   std::vector<int64_t> cycles(static_cast<size_t>(impl_->n_blocks) * impl_->params.n_steps * kMarks);
   TANDEM_CHECK(impl_->params.times != nullptr) << "WatchSteps was not called";
-  TANDEM_CUDA_CHECK(
-      cudaMemcpy(cycles.data(), impl_->params.times, cycles.size() * sizeof(int64_t), cudaMemcpyDeviceToHost));
+  TANDEM_CUDA_CHECK(cudaMemcpy(cycles.data(), impl_->params.times, cycles.size() * sizeof(int64_t),
+                               cudaMemcpyDeviceToHost));
   return cycles;
 }
 std::vector<std::string> StreamKernel::StepNames() const { return impl_->step_names; }
@@ -336,7 +345,9 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   auto impl = std::make_unique<Impl>();
   impl->n_blocks = MultiprocessorCount();
   Params& params = impl->params;
-  if (!CutShared(builder.steps, builder.max_rows, builder.head_dim, params, impl->n_blocks, &impl->shared_bytes)) return nullptr;
+  if (!CutShared(builder.steps, builder.max_rows, builder.head_dim, params, impl->n_blocks,
+                 &impl->shared_bytes))
+    return nullptr;
   params.half_bytes = builder.half_bytes;
   params.halves = impl->New<char>(2 * builder.half_bytes, 0xff);
   params.turn = impl->New<uint32_t>(2, 0);
@@ -355,7 +366,8 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   int64_t at = 0;
   for (const View& vector : builder.vectors) {
     constexpr int kBlock = 256;
-    WidenVector<<<static_cast<unsigned>((vector.n_cols + kBlock - 1) / kBlock), kBlock>>>(vector, widened + at);
+    WidenVector<<<static_cast<unsigned>((vector.n_cols + kBlock - 1) / kBlock), kBlock>>>(vector,
+                                                                                          widened + at);
     at += (vector.n_cols + 3) / 4 * 4;
   }
   for (StreamStep& step : builder.steps) {
@@ -382,18 +394,19 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   if (device_steps == nullptr || device_tiles == nullptr) return nullptr;
   TANDEM_CUDA_CHECK(cudaMemcpy(device_steps, builder.steps.data(), builder.steps.size() * sizeof(StreamStep),
                                cudaMemcpyHostToDevice));
-  TANDEM_CUDA_CHECK(cudaMemcpy(device_tiles, tiles.data(), tiles.size() * sizeof(Tiles), cudaMemcpyHostToDevice));
+  TANDEM_CUDA_CHECK(
+      cudaMemcpy(device_tiles, tiles.data(), tiles.size() * sizeof(Tiles), cudaMemcpyHostToDevice));
   TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
   bool step_after_attention = false;
   for (const StreamStep& step : builder.steps) {
     const Product& product = step.product;
-    impl->step_names.push_back(step.kind == Kind::kAttention ? "attention"
-                         : product.output == Output::kLogits ? "head"
-                         : product.output == Output::kGated  ? "gate, up"
-                         : product.output == Output::kF32    ? "q, k, v"
-                         : product.scaled || !product.tiles.residual ? "other"
-                         : step_after_attention ? "o"
-                                                : "down");
+    impl->step_names.push_back(step.kind == Kind::kAttention               ? "attention"
+                               : product.output == Output::kLogits         ? "head"
+                               : product.output == Output::kGated          ? "gate, up"
+                               : product.output == Output::kF32            ? "q, k, v"
+                               : product.scaled || !product.tiles.residual ? "other"
+                               : step_after_attention                      ? "o"
+                                                                           : "down");
     step_after_attention = step.kind == Kind::kAttention;
   }
   params.steps = device_steps;

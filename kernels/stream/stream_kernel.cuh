@@ -21,7 +21,8 @@ namespace tandem::stream {
 
 constexpr int kWorkers = strands::kStrands;
 constexpr int kWorkerThreads = kWorkers * 32;
-constexpr int kCopiers = 4;  // warps: each copies a quarter of a tile's rows, for a copy is some 80 cycles of a warp's time
+constexpr int kCopiers =
+    4;  // warps: each copies a quarter of a tile's rows, for a copy is some 80 cycles of a warp's time
 constexpr int kThreads = kWorkerThreads + kCopiers * 32;
 constexpr int kTileRows = strands::kTileRows;
 constexpr int kTileCols = strands::kTileCols;
@@ -29,20 +30,21 @@ constexpr int kTileCols = strands::kTileCols;
 constexpr int kRowPitch = kTileCols * 2 + 64;
 constexpr int kTileBytes = kTileRows * kRowPitch;
 constexpr int kPieceCols = kWorkerThreads * 8;  // of an input: a thread has 8 columns of every so many
-constexpr int kSumPitch = 20;  // floats: of 16 outputs of a row
+constexpr int kSumPitch = 20;                   // floats: of 16 outputs of a row
 
 // Shared memory begins with what does not depend on the program; then `work_bytes` for inputs, then the ring.
 struct Fixed {
   Params params;
-  StreamStep step[2];  // this one and the next
-  Tiles tiles[kCopiers][2];  // the copiers'
+  StreamStep step[2];                            // this one and the next
+  Tiles tiles[kCopiers][2];                      // the copiers'
   uint64_t full[kMaxStages], empty[kMaxStages];  // barriers: a tile is there; is used
-  uint4 zeros[4];         // a chunk of an input row that is not there
-  float scale[kMaxRows];  // of a product's rows
+  uint4 zeros[4];                                // a chunk of an input row that is not there
+  float scale[kMaxRows];                         // of a product's rows
   float sums[2][kWorkers][kMaxRows][kSumPitch];
-  float residual[kMaxResidual][kMaxRows][kTileRows];  // of the outputs of this block in products that add to the input
-  int32_t n_done;  // steps
-  int32_t turn;  // which half of the buffers
+  float residual[kMaxResidual][kMaxRows]
+                [kTileRows];  // of the outputs of this block in products that add to the input
+  int32_t n_done;             // steps
+  int32_t turn;               // which half of the buffers
   int32_t n_rows, n_logits;
   int32_t slot[kMaxRows], position[kMaxRows];
 };
@@ -66,7 +68,8 @@ using packed_attention::Thread;
 __device__ __forceinline__ void Mark(int what) {
   const Params& params = Common().params;
   if (params.times == nullptr || threadIdx.x != 0) return;
-  params.times[(static_cast<int64_t>(blockIdx.x) * params.n_steps + Common().n_done) * kMarks + what] = clock64();
+  params.times[(static_cast<int64_t>(blockIdx.x) * params.n_steps + Common().n_done) * kMarks + what] =
+      clock64();
 }
 
 // Some seconds of looking: something is wrong, and a run that fails is better than one that hangs.
@@ -125,7 +128,8 @@ __device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
 }
 __device__ __forceinline__ bool IsThere(float v) { return __float_as_uint(v) != kAbsent; }
 __device__ __forceinline__ bool AllThere16(const uint4& v) {
-  return (__vcmpeq2(v.x, kAbsent) | __vcmpeq2(v.y, kAbsent) | __vcmpeq2(v.z, kAbsent) | __vcmpeq2(v.w, kAbsent)) == 0;
+  return (__vcmpeq2(v.x, kAbsent) | __vcmpeq2(v.y, kAbsent) | __vcmpeq2(v.z, kAbsent) |
+          __vcmpeq2(v.w, kAbsent)) == 0;
 }
 __device__ __forceinline__ float2 LoadRelaxed8(const void* p) {
   float2 v;
@@ -170,8 +174,8 @@ __device__ __forceinline__ uint64_t ReadOnce() {
 __device__ __forceinline__ void CopyRow(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier,
                                         uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-          to),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+      "[%3], %4;" ::"r"(to),
       "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
       : "memory");
 }
@@ -207,14 +211,16 @@ class Copier {
 
  private:
   __device__ __forceinline__ void Copy(const Tiles& tiles, int first) {
-    const int in_dim = tiles.in_dim, n_groups = tiles.n_groups, n_tiles = (in_dim + kTileCols - 1) / kTileCols;
+    const int in_dim = tiles.in_dim, n_groups = tiles.n_groups,
+              n_tiles = (in_dim + kTileCols - 1) / kTileCols;
     for (int slab = 0; slab < n_tiles; slab += tiles.slab_tiles) {
       const int end = min(slab + tiles.slab_tiles, n_tiles);
       for (int group = first; group < n_groups; group += static_cast<int>(gridDim.x)) {
         const uint16_t* row = lane_ < kRowsOfCopier ? RowOf(tiles, group, row_) : nullptr;
         // One copier tells how much is to come.
         int n = 0;
-        if (copier_ == 0) n = __popc(__ballot_sync(~0u, lane_ < kTileRows && RowOf(tiles, group, lane_) != nullptr));
+        if (copier_ == 0)
+          n = __popc(__ballot_sync(~0u, lane_ < kTileRows && RowOf(tiles, group, lane_) != nullptr));
         for (int tile = slab; tile < end; ++tile) CopyTile(row, n, tile * kTileCols, in_dim);
       }
     }
@@ -469,7 +475,8 @@ class Multiplier {
       const char* tile = tile_ + progress.stage * kTileBytes;
       WaitFor(full_ + 8 * progress.stage, progress.parity);
       const uint4 low = At(tile), high = At(tile + 8 * kRowPitch), x = At(in);
-      const uint4 next_low = At(tile + 64), next_high = At(tile + 8 * kRowPitch + 64), y = At(in + next_chunk);
+      const uint4 next_low = At(tile + 64), next_high = At(tile + 8 * kRowPitch + 64),
+                  y = At(in + next_chunk);
       strands::AddChunk(sum, low, high, x);
       strands::AddChunk(sum, next_low, next_high, y);
       Release(progress);
@@ -570,7 +577,9 @@ class Finisher {
     const int64_t row = product_.dst != nullptr ? __ldcg(product_.dst + row_) : row_;
     bias_ = to.bias;
     gain_ = to.gain;
-    squares_ = output_ == Output::kResidual ? to.squares.at<float>(turn) + row_ * (n_outputs_ / strands::kSquares) : nullptr;
+    squares_ = output_ == Output::kResidual
+                   ? to.squares.at<float>(turn) + row_ * (n_outputs_ / strands::kSquares)
+                   : nullptr;
     up_bias_ = output_ == Output::kGated ? product_.segment[1].bias : nullptr;
     old_ = to.old.data != nullptr ? to.old.at<float>(turn) + row_ * to.out_stride : nullptr;
     const bool bf16 = output_ == Output::kGated || output_ == Output::kResidual;
@@ -596,8 +605,8 @@ class Finisher {
 };
 
 // The input by slabs, two of which fit: the next one is asked for while one is multiplied. At most two groups a block.
-__device__ __forceinline__ void MultiplySlabs(const Product& product, const Multiplier& multiplier, Finisher& finisher,
-                                              int first, int n_rows, Progress& progress) {
+__device__ __forceinline__ void MultiplySlabs(const Product& product, const Multiplier& multiplier,
+                                              Finisher& finisher, int first, int n_rows, Progress& progress) {
   static_assert(kMaxHeld == 2);
   const int in_dim = product.tiles.in_dim, slab_cols = product.tiles.slab_tiles * kTileCols;
   const int half_bytes = Common().params.work_bytes / 2, second = first + static_cast<int>(gridDim.x);
@@ -632,7 +641,8 @@ __device__ __forceinline__ void MultiplySlabs(const Product& product, const Mult
 __device__ __forceinline__ void RunProduct(const Product& product, Round& round, Progress& progress) {
   const int n_rows = product.tiles.count == 0 ? Common().n_rows : Common().n_logits;
   if (n_rows == 0) return;
-  const int first = round.Next(product.tiles), n_groups = product.tiles.n_groups, in_dim = product.tiles.in_dim;
+  const int first = round.Next(product.tiles), n_groups = product.tiles.n_groups,
+            in_dim = product.tiles.in_dim;
   if (first >= n_groups) return;
   // What does not need the input comes before it.
   const Multiplier multiplier(product, n_rows);
@@ -837,18 +847,21 @@ class StreamAttention : packed_attention::Packed<D, 1> {
   // Where the first keys of a block lie is the same in every layer.
   __device__ __forceinline__ int64_t FirstByte(int first) const {
     const KvLayer& kv = this->args_.kv;
-    const int32_t page = first == this->first_key() && first_page_ >= 0
-                             ? first_page_
-                             : __ldg(kv.page_table + static_cast<int64_t>(this->slot_) * kv.max_pages +
-                                     first / kv.page_size);
-    return ((static_cast<int64_t>(page) * kv.n_kv_heads + this->kv_head_) * kv.page_size + first % kv.page_size) * D * 2;
+    const int32_t page =
+        first == this->first_key() && first_page_ >= 0
+            ? first_page_
+            : __ldg(kv.page_table + static_cast<int64_t>(this->slot_) * kv.max_pages + first / kv.page_size);
+    return ((static_cast<int64_t>(page) * kv.n_kv_heads + this->kv_head_) * kv.page_size +
+            first % kv.page_size) *
+           D * 2;
   }
   // This warp's 16 values into the second-level cache: a line a lane.
   __device__ __forceinline__ void FetchValues(int64_t at) const {
     constexpr int kLine = 128;
     const int lane = Thread() % 32;
     if (lane * kLine < packed_attention::kWarpKeys * D * 2) {
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(this->args_.kv.v) + at + lane * kLine));
+      asm volatile(
+          "prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(this->args_.kv.v) + at + lane * kLine));
     }
   }
 
@@ -861,8 +874,9 @@ class StreamAttention : packed_attention::Packed<D, 1> {
       Head<D> head;
       const float* from = attend_.q.template at<float>(turn_) + this->QueryOffset(query);
       head.Look(from);
-      const Rotation<D> rotation(attend_.q_norm, attend_.norm_eps,
-                                 attend_.cos_sin + static_cast<int64_t>(this->task_.row + query / this->group_) * D);
+      const Rotation<D> rotation(
+          attend_.q_norm, attend_.norm_eps,
+          attend_.cos_sin + static_cast<int64_t>(this->task_.row + query / this->group_) * D);
       head.Await(from);
       rotation.Turn(head);
 #pragma unroll
@@ -875,7 +889,8 @@ class StreamAttention : packed_attention::Packed<D, 1> {
   __device__ __forceinline__ void StoreQuery(int query, int at, float q) const {
     uint32_t high, low;
     packed_attention::Split(q, 0, high, low);
-    *reinterpret_cast<uint16_t*>(this->shared_ + query * Base::kQueryPitch + at * 2) = static_cast<uint16_t>(high);
+    *reinterpret_cast<uint16_t*>(this->shared_ + query * Base::kQueryPitch + at * 2) =
+        static_cast<uint16_t>(high);
     *reinterpret_cast<uint16_t*>(this->shared_ + (kQueries + query) * Base::kQueryPitch + at * 2) =
         static_cast<uint16_t>(low);
   }
@@ -889,16 +904,18 @@ class StreamAttention : packed_attention::Packed<D, 1> {
       const int slot = __shfl_sync(~0u, first_rows_.slot, r);
       const int position = __shfl_sync(~0u, first_rows_.position, r);
       // The last warps have the fewest queries.
-      const bool takes = kWorkers - 1 - r % kWorkers == warp && slot == this->slot_ && position < this->n_keys_ &&
-                         position / kBlockKeys % kCluster == this->rank_;
+      const bool takes = kWorkers - 1 - r % kWorkers == warp && slot == this->slot_ &&
+                         position < this->n_keys_ && position / kBlockKeys % kCluster == this->rank_;
       if (!takes) continue;
       const int64_t from = (static_cast<int64_t>(r) * kv.n_kv_heads + this->kv_head_) * D;
       const int64_t to = kv.offset(slot, this->kv_head_, position);
-      const float *k = attend_.k.template at<float>(turn_) + from, *v = attend_.v.template at<float>(turn_) + from;
+      const float *k = attend_.k.template at<float>(turn_) + from,
+                  *v = attend_.v.template at<float>(turn_) + from;
       Head<D> key, value;
       value.Look(v);
       key.Look(k);
-      const Rotation<D> rotation(attend_.k_norm, attend_.norm_eps, attend_.cos_sin + static_cast<int64_t>(r) * D);
+      const Rotation<D> rotation(attend_.k_norm, attend_.norm_eps,
+                                 attend_.cos_sin + static_cast<int64_t>(r) * D);
       value.Await(v);
       Append(kv.v, to, lane, value);
       key.Await(k);
@@ -928,8 +945,8 @@ class StreamAttention : packed_attention::Packed<D, 1> {
       const int query = i / (D / 4), quad = i % (D / 4);
       const int64_t to = SumsOf(this->rank_, query);
       const float4 v = this->BlockSum(query, quad * 4);
-      asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(sums + to * D + quad * 4), "r"(Present(v.x)),
-                   "r"(Present(v.y)), "r"(Present(v.z)), "r"(Present(v.w))
+      asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(sums + to * D + quad * 4),
+                   "r"(Present(v.x)), "r"(Present(v.y)), "r"(Present(v.z)), "r"(Present(v.w))
                    : "memory");
       if (quad == 0) {
         asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(stats + to * 2),
@@ -959,7 +976,8 @@ class StreamAttention : packed_attention::Packed<D, 1> {
         }
         bool all = true;
 #pragma unroll
-        for (int r = 0; r < kCluster; ++r) all &= AllThere(sums[r]) && IsThere(stats[r].x) && IsThere(stats[r].y);
+        for (int r = 0; r < kCluster; ++r)
+          all &= AllThere(sums[r]) && IsThere(stats[r].x) && IsThere(stats[r].y);
         if (all) break;
         patience.Spend();
       }
@@ -1002,8 +1020,9 @@ __device__ __forceinline__ FirstShare FindFirstShare() {
   const int key = block % packed_attention::kCluster * packed_attention::kBlockKeys +
                   Thread() / 32 * packed_attention::kWarpKeys;
   if (key <= Common().position[first.task.row + first.task.n_rows - 1]) {
-    first.page = __ldg(args.kv.page_table + static_cast<int64_t>(Common().slot[first.task.row]) * args.kv.max_pages +
-                       key / args.kv.page_size);
+    first.page =
+        __ldg(args.kv.page_table + static_cast<int64_t>(Common().slot[first.task.row]) * args.kv.max_pages +
+              key / args.kv.page_size);
   }
   return first;
 }
@@ -1017,7 +1036,8 @@ __device__ __forceinline__ void RunAttention(const Attend& attend, FirstShare fi
   packed_attention::Task task = first.task;
   for (int item = block; task.n_rows != 0; item += n_blocks) {
     const int share = item / kCluster;
-    StreamAttention<D>(attend, share % n_kv_heads, item % kCluster, item == block ? first.page : -1).Run(task);
+    StreamAttention<D>(attend, share % n_kv_heads, item % kCluster, item == block ? first.page : -1)
+        .Run(task);
     Meet();
     // Of every row there is at most one task.
     if ((item + n_blocks) / kCluster >= Common().n_rows * n_kv_heads) break;
@@ -1073,7 +1093,10 @@ __device__ __forceinline__ void RunWorkers(const Params& params) {
   }
   if (threadIdx.x == 0) {
     uint32_t before;
-    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(params.turn + 1) : "memory");
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+                 : "=r"(before)
+                 : "l"(params.turn + 1)
+                 : "memory");
     if (before == gridDim.x - 1) {
       params.turn[1] = 0;
       ++params.turn[0];

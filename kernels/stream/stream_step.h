@@ -11,9 +11,9 @@
 
 namespace tandem::stream {
 
-constexpr int kMaxRows = 8;  // of a forward: the 8 columns of a tensor core's tile
+constexpr int kMaxRows = 8;       // of a forward: the 8 columns of a tensor core's tile
 constexpr int kMaxHidden = 4096;  // of the forward's input: what shared memory holds of its squares
-constexpr int kMaxHeld = 2;  // groups of a block in a product whose input does not fit into shared memory
+constexpr int kMaxHeld = 2;      // groups of a block in a product whose input does not fit into shared memory
 constexpr int kMaxResidual = 4;  // groups of a block in a product that adds to the residual
 constexpr int kMaxStages = 12;
 constexpr int kMarks = 4;
@@ -81,7 +81,8 @@ struct Attend {
   const float *q_norm, *k_norm;  // optional
   float norm_eps;
   Place q, k, v, out;
-  Place sums, stats;  // [rows, n_heads, 8] of the blocks that share a task: head_dim values; largest score and sum
+  Place sums,
+      stats;  // [rows, n_heads, 8] of the blocks that share a task: head_dim values; largest score and sum
 };
 
 struct alignas(16) StreamStep {
@@ -96,9 +97,9 @@ struct Params {
   const int32_t* n_rows[2];  // as Tiles::count says
   RowPlan rows;
   AttentionArgs attention;  // any layer's: what is the same in all
-  uint32_t* turn;       // launches so far; blocks of this one that are done
-  char* halves;         // [2][half_bytes] all buffers with two halves
-  int64_t half_bytes;   // a multiple of 16
+  uint32_t* turn;           // launches so far; blocks of this one that are done
+  char* halves;             // [2][half_bytes] all buffers with two halves
+  int64_t half_bytes;       // a multiple of 16
   int32_t n_steps, n_products;
   int32_t n_stages, in_flight;
   int64_t* times;      // [blocks][n_steps][kMarks] cycles at points of a step; null: not wanted

@@ -63,12 +63,14 @@ class Forward {
     gate_ = New(kMaxRows * shape.intermediate), up_ = New(kMaxRows * shape.intermediate);
     cos_sin_ = New(kMaxRows * shape.head_dim);
     logits_ = New(kMaxRows * shape.n_vocab);
-    scratch_ = New(static_cast<int>(LinearScratch(kMaxRows, std::max({shape.hidden, q_dim, shape.intermediate}))));
+    scratch_ =
+        New(static_cast<int>(LinearScratch(kMaxRows, std::max({shape.hidden, q_dim, shape.intermediate}))));
     std::vector<int32_t> pages(kSlots * kPages);
     for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<int32_t>(i * 5 % pages.size());
     pages_ = Inputs(pages);
     const std::vector<int32_t> rows(kMaxRows);
-    for (int32_t** to : {&n_rows_, &slot_, &position_, &n_logits_, &logits_row_, &logits_out_}) *to = Inputs(rows);
+    for (int32_t** to : {&n_rows_, &slot_, &position_, &n_logits_, &logits_row_, &logits_out_})
+      *to = Inputs(rows);
     const size_t cache = static_cast<size_t>(kSlots) * kPages * kPageSize * kv_dim;
     for (int layer = 0; layer < 2 * shape.n_layers; ++layer) {
       caches_.push_back(std::make_unique<DeviceBytes>(cache * 2));
@@ -164,8 +166,8 @@ class Forward {
     return args;
   }
   void Add(LinearArgs& args, int out_dim, float* out, bool accumulate = false) {
-    args.segment[args.n_segments++] = {Weight(out_dim, args.in_dim), shape_.bias ? Vector(out_dim) : View{}, out, out_dim,
-                                       accumulate};
+    args.segment[args.n_segments++] = {Weight(out_dim, args.in_dim), shape_.bias ? Vector(out_dim) : View{},
+                                       out, out_dim, accumulate};
   }
 
   void Record(int q_dim, int kv_dim) {
@@ -183,8 +185,14 @@ class Forward {
       rope.norm_eps = 1e-6f;
       rope.cos_sin = cos_sin_;
       rope.n_heads = shape_.n_heads;
-      rope.kv = {caches_[2 * layer]->data(), caches_[2 * layer + 1]->data(), DType::kBf16, kPageSize, shape_.n_kv_heads,
-                 shape_.head_dim, pages_, kPages};
+      rope.kv = {caches_[2 * layer]->data(),
+                 caches_[2 * layer + 1]->data(),
+                 DType::kBf16,
+                 kPageSize,
+                 shape_.n_kv_heads,
+                 shape_.head_dim,
+                 pages_,
+                 kPages};
       program_.Add(rope);
       program_.Add(AttentionArgs{rows, q_, rope.kv, shape_.n_heads, 0.11f, attention_});
       LinearArgs o = Product(attention_, q_dim, false);
