@@ -16,6 +16,7 @@
 namespace tandem {
 
 inline constexpr int kAttentionChunk = 64;
+inline constexpr int kAttentionDecodeRows = 64;
 // What the CPU keeps of a query on its stack.
 inline constexpr int kAttentionMaxHeadDim = 512;
 
@@ -32,7 +33,8 @@ struct AttentionArgs {
 void AttentionReference(const AttentionArgs& args);  // two passes, sums in double
 void AttentionCpu(const AttentionArgs& args, Worker worker);
 // Pointers are device memory. A bf16 cache with heads of 64 or 128 goes to tensor cores, with queries and weights to
-// 2^-18 of their size.
+// 2^-18 of their size; then a row has the same bits among forwards with a capacity of up to kAttentionDecodeRows, and among
+// larger ones.
 void AttentionCuda(const AttentionArgs& args, CudaStream stream);
 
 }  // namespace tandem

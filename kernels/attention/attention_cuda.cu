@@ -1,4 +1,4 @@
-// Two kernels for one contract.
+// Three kernels for one contract.
 //
 // PackedAttention (sm_90 and later; bf16 cache; heads of 64 or 128): a task is up to 16 queries, the query heads of one
 // kv head times consecutive rows of one sequence, so that a key is read once for all of them. A cluster of 8 blocks
@@ -8,6 +8,10 @@
 // order follows from a query's position alone; keys that a query does not see add exactly nothing.
 // Tensor cores multiply bf16: a query, and a weight, is taken as the sum of two bf16 numbers, which leaves a relative
 // error of 2^-18; keys and values are bf16 already.
+//
+// WarpAttention (the same, for a forward of more rows than decoding has, which is prefill): a warp has a task to itself and
+// takes all keys, 16 at a time in rising order; the warps of a block have neighbouring tasks, so that keys come from the
+// first-level cache for most of them. Its order of sums is its own.
 //
 // PlainAttention (everything else): a block per row and query head, fp32, chunks of 64 keys in rising order.
 #include <algorithm>
@@ -138,6 +142,59 @@ class ClusterAttention : packed_attention::Packed<D, D / 64> {
   float2* received_stats_;  // [2][kCluster][kQueries] largest score, sum of weights
   const uint32_t barrier_;  // what the blocks send has come
 };
+template <int D>
+class WarpAttention : packed_attention::Packed<D, D / 64, true> {
+  using Base = packed_attention::Packed<D, D / 64, true>;
+
+ public:
+  // `shared`: the warp's own QueryFloats<D>() floats.
+  __device__ __forceinline__ WarpAttention(const AttentionArgs& args, int kv_head, float* shared)
+      : Base(args, kv_head, 0, shared, 0) {}
+
+  __device__ __forceinline__ void Run(const Task& task, const FirstRows& first_rows) {
+    this->Begin(task, first_rows);
+    __syncwarp();  // the last task's queries are used
+    for (int i = static_cast<int>(threadIdx.x) % 32; i < this->n_queries_ * (D / 4); i += 32) {
+      const int query = i / (D / 4), at = i % (D / 4) * 4;
+      const float* q = this->args_.q + this->QueryOffset(query) + at;
+      this->StoreQuery4(query, at, __ldcg(reinterpret_cast<const float4*>(q)));
+    }
+    __syncwarp();
+    for (int first = 0; first < this->n_keys_; first += packed_attention::kWarpKeys) {
+      typename Base::Keys keys;
+      typename Base::Values values;
+      typename Base::Scores score;
+      this->Load(first, keys, values);
+      this->Score(first, keys, score);
+      this->Accumulate(first, 0, score, values);
+    }
+    Store();
+  }
+
+ private:
+  __device__ __forceinline__ void Store() const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int query = this->QueryOf(i);
+      if (query >= this->n_queries_) continue;
+      float* out = this->args_.out + this->QueryOffset(query);
+      const float total = this->running_total_[i];
+#pragma unroll
+      for (int h = 0; h < D / 64; ++h) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+#pragma unroll
+          for (int j = 0; j < 8; j += 4) {
+            const int at = h * 8 + j, e = i * 2 + c;
+            *reinterpret_cast<float4*>(out + h * 64 + (2 * this->t_ + c) * 8 + j) = {
+                this->acc_[at][e] / total, this->acc_[at + 1][e] / total, this->acc_[at + 2][e] / total,
+                this->acc_[at + 3][e] / total};
+          }
+        }
+      }
+    }
+  }
+};
 #endif  // TANDEM_SM90
 
 template <int D>
@@ -238,6 +295,38 @@ __global__ void __launch_bounds__(kThreads) PlainAttention(const AttentionArgs a
   }
 }
 
+// Not placed before the kernel before it has ended: the first-level cache would keep what it held then.
+template <int D>
+__global__ void __launch_bounds__(kThreads) PrefillAttention(const __grid_constant__ PackedArgs args) {
+#ifdef TANDEM_SM90
+  extern __shared__ __align__(16) float shared[];
+  const RowPlan& rows = args.attention.rows;
+  const FirstRows first_rows = packed_attention::LoadFirstRows(rows);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  WarpAttention<D> attention(args.attention, static_cast<int>(blockIdx.x),
+                             shared + warp * packed_attention::QueryFloats<D>());
+  // The last tasks have the most keys and come first.
+  const int first = static_cast<int>(gridDim.y - 1 - blockIdx.y) * kWarps + warp;
+  for (int index = first;; index += static_cast<int>(gridDim.y) * kWarps) {
+    const Task task = packed_attention::FindTask(rows, first_rows, args.rows_per_task, index);
+    if (task.n_rows == 0) break;
+    attention.Run(task, first_rows);
+  }
+#endif
+}
+
+template <int D>
+void LaunchPrefill(const AttentionArgs& args, int group, cudaStream_t stream) {
+  const int rows_per_task = packed_attention::kQueries / group;
+  KernelShape launch = {};
+  launch.grid =
+      dim3(args.kv.n_kv_heads, (args.rows.capacity + rows_per_task * kWarps - 1) / (rows_per_task * kWarps));
+  launch.threads = kThreads;
+  launch.shared_bytes = kWarps * packed_attention::QueryFloats<D>() * 4;
+  AllowShared(PrefillAttention<D>, launch.shared_bytes);
+  LaunchKernel(PrefillAttention<D>, launch, stream, PackedArgs{args, rows_per_task});
+}
+
 template <int D>
 void LaunchPacked(const AttentionArgs& args, int group, cudaStream_t stream) {
   KernelShape launch = {};
@@ -258,6 +347,9 @@ void AttentionCuda(const AttentionArgs& args, cudaStream_t stream) {
   const int group = args.n_heads / args.kv.n_kv_heads, d = args.kv.head_dim;
   if (args.kv.dtype == DType::kBf16 && (d == 64 || d == 128) && group <= packed_attention::kQueries &&
       ComputeCapability() >= 90) {
+    if (args.rows.capacity > kAttentionDecodeRows) {
+      return d == 64 ? LaunchPrefill<64>(args, group, stream) : LaunchPrefill<128>(args, group, stream);
+    }
     return d == 64 ? LaunchPacked<64>(args, group, stream) : LaunchPacked<128>(args, group, stream);
   }
   KernelShape launch = {};

@@ -104,12 +104,18 @@ __device__ __forceinline__ void Split(float a, float b, uint32_t& high, uint32_t
   low = RoundPair(isinf(fa) ? 0 : a - fa, isinf(fb) ? 0 : b - fb);
 }
 
+// kNear: through the first-level cache.
+template <bool kNear>
 __device__ __forceinline__ uint4 Load16(const void* p) {
   uint4 v;
-  asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p)
-               : "memory");
+  if (kNear) {
+    v = *static_cast<const uint4*>(p);
+  } else {
+    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p)
+                 : "memory");
+  }
   return v;
 }
 
@@ -133,8 +139,9 @@ __device__ __forceinline__ uint32_t Word(const uint4& v, int i) {
 // Among the threads that attend.
 __device__ __forceinline__ void Meet() { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); }
 
-// A block's part of a task. D: head_dim. A warp holds the sums of H times 64 of its values at a time.
-template <int D, int H>
+// A block's part of a task. D: head_dim. A warp holds the sums of H times 64 of its values at a time. kNear: keys and values
+// go through the first-level cache, for other warps of the block that want them.
+template <int D, int H, bool kNear = false>
 class Packed {
  public:
   static constexpr int kQueryPitch = D * 2 + 64;  // bytes
@@ -240,7 +247,8 @@ class Packed {
       const int at = first + tile * 8 + g_;
       const char* row = at < n_keys_ ? static_cast<const char*>(kv.k) + offset(at) + t_ * 16 : nullptr;
 #pragma unroll
-      for (int i = 0; i < D / 32; ++i) keys.key[tile][i] = row ? Load16(row + i * 64) : uint4{0, 0, 0, 0};
+      for (int i = 0; i < D / 32; ++i)
+        keys.key[tile][i] = row ? Load16<kNear>(row + i * 64) : uint4{0, 0, 0, 0};
     }
   }
   template <typename Offset>
@@ -252,7 +260,7 @@ class Packed {
       const char* row =
           at < n_keys_ ? static_cast<const char*>(kv.v) + offset(at) + half * 128 + g_ * 16 : nullptr;
 #pragma unroll
-      for (int h = 0; h < H; ++h) values.value[i][h] = row ? Load16(row + h * 128) : uint4{0, 0, 0, 0};
+      for (int h = 0; h < H; ++h) values.value[i][h] = row ? Load16<kNear>(row + h * 128) : uint4{0, 0, 0, 0};
     }
   }
 

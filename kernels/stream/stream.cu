@@ -24,9 +24,13 @@ bool RunsStreams() {
          cudaFuncGetAttributes(&attributes, RunStream) == cudaSuccess && attributes.ptxVersion >= 90;
 }
 
-__global__ void WidenVector(View from, float* to) {
+struct WidenArgs {
+  View from;
+  float* to;
+};
+__global__ void WidenVector(const __grid_constant__ WidenArgs args) {
   const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
-  if (i < from.n_cols) to[i] = LoadFloat(from.data, from.dtype, i);
+  if (i < args.from.n_cols) args.to[i] = LoadFloat(args.from.data, args.from.dtype, i);
 }
 
 // From a program's steps to the kernel's. What a step's pointer stands for changes as steps write it: `buffers_` holds
@@ -363,11 +367,15 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   const auto find = [&](const float*& p) {
     if (p != nullptr) p = widened + (reinterpret_cast<int64_t>(p) - 1);
   };
+  TANDEM_CUDA_CHECK(cudaDeviceSynchronize());  // the memory is as New left it
+  cudaStream_t stream = nullptr;
+  TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   int64_t at = 0;
   for (const View& vector : builder.vectors) {
-    constexpr int kBlock = 256;
-    WidenVector<<<static_cast<unsigned>((vector.n_cols + kBlock - 1) / kBlock), kBlock>>>(vector,
-                                                                                          widened + at);
+    KernelShape launch = {};
+    launch.threads = 256;
+    launch.grid = dim3(static_cast<unsigned>((vector.n_cols + launch.threads - 1) / launch.threads));
+    LaunchKernel(WidenVector, launch, stream, WidenArgs{vector, widened + at});
     at += (vector.n_cols + 3) / 4 * 4;
   }
   for (StreamStep& step : builder.steps) {
@@ -396,6 +404,8 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
                                cudaMemcpyHostToDevice));
   TANDEM_CUDA_CHECK(
       cudaMemcpy(device_tiles, tiles.data(), tiles.size() * sizeof(Tiles), cudaMemcpyHostToDevice));
+  TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
+  TANDEM_CUDA_CHECK(cudaStreamDestroy(stream));
   TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
   bool step_after_attention = false;
   for (const StreamStep& step : builder.steps) {

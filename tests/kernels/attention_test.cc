@@ -161,13 +161,14 @@ class Problem {
   // maximum rounds once, Highway's exp is within 1 ulp, and each of the chunks rescales what came before by
   // one more exp and one product. So a weight is known to a relative e_w, as is the sum of all, and the mean
   // of the values is known to twice that and the roundings of two sums of n_keys terms.
-  // CUDA: exp is within 2 ulp, and after the chunks 4 warps and 8 blocks are merged likewise. On tensor cores a
+  // CUDA: exp is within 2 ulp, and after the chunks 4 warps and 8 blocks are merged likewise; in prefill 16 keys at a time. On tensor cores a
   // query and a weight come in two parts, which leaves 2^-18 = 64 roundings of it, and a sum has 36 roundings for
   // every 16 products of either part (linear_test.cc), after a product with scale and log2(e).
   void Check(const std::vector<float>& result, Backend backend) {
     const int d = shape_.head_dim, group = shape_.n_heads / shape_.n_kv_heads;
     const bool cuda = backend == Backend::kCuda;
     const bool parts = cuda && shape_.dtype == DType::kBf16 && (d == 64 || d == 128);
+    const bool prefill = parts && rows_.size() > kAttentionDecodeRows;
     const double score_roundings = parts ? 4.5 * d + 64 + 3 : d + 2;
     for (size_t r = 0; r < rows_.size(); ++r) {
       const int slot = rows_[r].slot, n_keys = rows_[r].position + 1;
@@ -189,7 +190,7 @@ class Problem {
         }
         for (double& score : scores) total += score = std::exp(score - max);
         const double e_s = Gamma(score_roundings) * max_size;
-        const int n_merges = cuda ? n_chunks + 12 : n_chunks;
+        const int n_merges = prefill ? n_keys / 16 + 1 : cuda ? n_chunks + 12 : n_chunks;
         const double e_w = 1.01 * (2 * e_s + (n_merges + 1) * (2 * max_size * kRoundoff + Gamma(6)) +
                                    (parts ? Gamma(64) : 0));
         const double sum_roundings =
@@ -355,6 +356,37 @@ TEST_P(Attention, SeesItsPastAlone) {
       });
       if (HasFatalFailure()) return;
     }
+  }
+}
+
+// Forwards of more rows than decoding has may be computed in another way; then among themselves likewise.
+constexpr AttentionCase kPrefillCases[] = {
+    {8, 2, 128, DType::kBf16, 16, {{0, 90, 700}, {1, 20, 19}}},
+    {4, 4, 64, DType::kBf16, 5, {{0, 70, 69}}},
+    {6, 2, 64, DType::kBf16, 16, {{1, 3, 1100}, {0, 129, 128}}},
+};
+TEST_P(Attention, Prefill) {
+  for (const AttentionCase& c : kPrefillCases) {
+    SCOPED_TRACE(Describe(c));
+    Problem problem(c, 6);
+    const PagedCache cache(c, problem.sequences(), c.page_size, 1);
+    const size_t n = problem.row_size();
+    ForEachWay([&] {
+      const std::vector<float> all = problem.Run(problem.All(), cache, GetParam());
+      problem.Check(all, GetParam());
+      std::vector<size_t> longest;  // the rows of one sequence alone
+      for (size_t r : problem.All()) {
+        if (problem.rows()[r].slot == 0) longest.push_back(r);
+      }
+      ASSERT_GT(longest.size(), static_cast<size_t>(kAttentionDecodeRows));
+      const std::vector<float> some =
+          problem.Run(longest, PagedCache(c, problem.sequences(), 7, 7), GetParam());
+      for (size_t i = 0; i < longest.size(); ++i) {
+        ASSERT_EQ(BitsOf(some.data() + i * n, n), BitsOf(all.data() + longest[i] * n, n))
+            << "row " << longest[i];
+      }
+    });
+    if (HasFatalFailure()) return;
   }
 }
 

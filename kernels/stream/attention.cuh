@@ -1,0 +1,384 @@
+// Rotation, append and attention of a layer in the stream kernel.
+#ifndef TANDEM_KERNELS_STREAM_ATTENTION_CUH_
+#define TANDEM_KERNELS_STREAM_ATTENTION_CUH_
+
+#include "kernels/stream/memory.cuh"
+
+namespace tandem::stream {
+
+#ifdef TANDEM_SM90
+
+// The head of a row that a warp holds: values lane + 32 j and, half a head later, their partners. As rope_cuda.cu rotates.
+template <int D>
+struct Head {
+  float low[D / 64] = {}, high[D / 64] = {};
+
+  __device__ __forceinline__ void Look(const float* from) {
+    const int lane = Thread() % 32;
+#pragma unroll
+    for (int j = 0; j < D / 64; ++j) {
+      low[j] = LoadRelaxed(from + lane + 32 * j);
+      high[j] = LoadRelaxed(from + D / 2 + lane + 32 * j);
+    }
+  }
+  __device__ __forceinline__ void Await(const float* from) {
+    Patience patience;
+    while (true) {
+      bool all = true;
+#pragma unroll
+      for (int j = 0; j < D / 64; ++j) all &= IsThere(low[j]) && IsThere(high[j]);
+      if (all) return;
+      patience.Spend();
+      Look(from);
+    }
+  }
+};
+
+__device__ __forceinline__ float HeadSum(float value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(~0u, value, distance);
+  return value;
+}
+
+// What rotates a head: loaded before the head is there.
+template <int D>
+struct Rotation {
+  float cos[D / 64], sin[D / 64], low_gain[D / 64], high_gain[D / 64];
+  bool norm;
+  float eps;
+
+  __device__ __forceinline__ Rotation(const float* gain, float given_eps, const float* cos_sin)
+      : norm(gain != nullptr), eps(given_eps) {
+    const int lane = Thread() % 32;
+#pragma unroll
+    for (int j = 0; j < D / 64; ++j) {
+      const int i = lane + 32 * j;
+      cos[j] = __ldcg(cos_sin + i);
+      sin[j] = __ldcg(cos_sin + D / 2 + i);
+      low_gain[j] = norm ? gain[i] : 1;
+      high_gain[j] = norm ? gain[D / 2 + i] : 1;
+    }
+  }
+  __device__ __forceinline__ void Turn(Head<D>& head) const {
+    if (norm) {
+      float sum = 0;
+#pragma unroll
+      for (int j = 0; j < D / 64; ++j) sum = fmaf(head.low[j], head.low[j], sum);
+#pragma unroll
+      for (int j = 0; j < D / 64; ++j) sum = fmaf(head.high[j], head.high[j], sum);
+      const float scale = 1.f / sqrtf(HeadSum(sum) / static_cast<float>(D) + eps);
+#pragma unroll
+      for (int j = 0; j < D / 64; ++j) {
+        head.low[j] = head.low[j] * scale * low_gain[j];
+        head.high[j] = head.high[j] * scale * high_gain[j];
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < D / 64; ++j) {
+      const float a = head.low[j], b = head.high[j];
+      head.low[j] = a * cos[j] - b * sin[j];
+      head.high[j] = b * cos[j] + a * sin[j];
+    }
+  }
+};
+
+// The forward's rows, one a lane.
+__device__ __forceinline__ packed_attention::FirstRows RowsOfForward() {
+  const int lane = Thread() % 32;
+  if (lane >= kMaxRows) return {Common().n_rows, -1, 0};
+  return {Common().n_rows, Common().slot[lane], Common().position[lane]};
+}
+
+template <int D>
+class StreamAttention : packed_attention::Packed<D, 1> {
+  using Base = packed_attention::Packed<D, 1>;
+  static constexpr int kQueries = packed_attention::kQueries;
+  static constexpr int kCluster = packed_attention::kCluster;
+  static constexpr int kBlockKeys = packed_attention::kBlockKeys;
+
+ public:
+  __device__ __forceinline__ StreamAttention(const Attend& attend, int kv_head, int rank, int32_t first_page)
+      : Base(attend.attention, kv_head, rank, reinterpret_cast<float*>(Work()), Common().params.n_sums),
+        attend_(attend),
+        turn_(Common().turn),
+        n_rows_(Common().n_rows),
+        first_rows_(RowsOfForward()),
+        first_page_(first_page) {}
+
+  __device__ __forceinline__ void Run(const packed_attention::Task& task) {
+    this->Begin(task, first_rows_);
+    // Keys from here on are this forward's.
+    const int lane = Thread() % 32;
+    const bool ours = lane < n_rows_ && first_rows_.slot == this->slot_;
+    const int first_new = __reduce_min_sync(~0u, ours ? first_rows_.position : 0x7fffffff);
+    const int first = this->first_key();
+    int64_t at = 0;  // of the first key, in bytes
+    // All that is loaded on a condition begins as 0: else registers would be kept for it through the whole program.
+    typename Base::Keys keys = {};
+    if (first < this->n_keys_) at = FirstByte(first);
+    const bool early = first + packed_attention::kWarpKeys <= min(first_new, this->n_keys_);
+    if (early) {
+      this->LoadKeysAt(first, keys, ByteOf{first, at});
+      FetchValues(at);
+    }
+    StoreQueries();
+    AppendRows();
+    Meet();
+    Mark(1);
+    if (!early && first < this->n_keys_) this->LoadKeysAt(first, keys, ByteOf{first, at});
+    // Registers hold 64 values of a head at a time, and the next ones on their way. What fits into one turn of the blocks is
+    // scored once for all of them.
+    const bool once = this->n_keys_ <= kCluster * kBlockKeys, mine = first < this->n_keys_;
+    typename Base::Scores score = {};
+    typename Base::Values values = {}, next = {};
+    if (mine) {
+      this->LoadValuesAt(first, 0, values, ByteOf{first, at});
+      this->Score(first, keys, score);
+    }
+#pragma unroll 1
+    for (int half = 0; half < D / 64; ++half) {
+      if (once && mine) {
+        if (half + 1 < D / 64) this->LoadValuesAt(first, half + 1, next, ByteOf{first, at});
+        this->Accumulate(first, half, score, values);
+      } else if (mine) {
+        AccumulateAll(half, at, score, values);
+      }
+      if (half == 0) this->ShareScores();
+      this->ShareSums(half);
+      this->ResetSums();
+      values = next;
+    }
+    Mark(2);
+    Send();
+    Finish();
+  }
+
+ private:
+  // A page holds a multiple of 16 keys.
+  struct ByteOf {
+    int first;
+    int64_t at;
+    __device__ __forceinline__ int64_t operator()(int key) const { return at + (key - first) * (D * 2); }
+  };
+  // More keys than one turn: the first ones, scored already in the first half, and those of later turns.
+  __device__ __forceinline__ void AccumulateAll(int half, int64_t at, typename Base::Scores& score,
+                                                typename Base::Values& values) {
+    if (half > 0) this->ResetScores();
+#pragma unroll 1
+    for (int first = this->first_key(); first < this->n_keys_; first += kCluster * kBlockKeys) {
+      if (half > 0 || first != this->first_key()) {
+        at = FirstByte(first);
+        typename Base::Keys keys = {};
+        this->LoadKeysAt(first, keys, ByteOf{first, at});
+        this->LoadValuesAt(first, half, values, ByteOf{first, at});
+        this->Score(first, keys, score);
+      }
+      this->Accumulate(first, half, score, values);
+    }
+  }
+  // Where the first keys of a block lie is the same in every layer.
+  __device__ __forceinline__ int64_t FirstByte(int first) const {
+    const KvLayer& kv = this->args_.kv;
+    const int32_t page =
+        first == this->first_key() && first_page_ >= 0
+            ? first_page_
+            : __ldg(kv.page_table + static_cast<int64_t>(this->slot_) * kv.max_pages + first / kv.page_size);
+    return ((static_cast<int64_t>(page) * kv.n_kv_heads + this->kv_head_) * kv.page_size +
+            first % kv.page_size) *
+           D * 2;
+  }
+  // This warp's 16 values into the second-level cache: a line a lane.
+  __device__ __forceinline__ void FetchValues(int64_t at) const {
+    constexpr int kLine = 128;
+    const int lane = Thread() % 32;
+    if (lane * kLine < packed_attention::kWarpKeys * D * 2) {
+      asm volatile(
+          "prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(this->args_.kv.v) + at + lane * kLine));
+    }
+  }
+
+  // A warp a query at a time. What is left in the places of others does not count: they see no key.
+  __device__ __forceinline__ void StoreQueries() const {
+    const int warp = Thread() / 32, lane = Thread() % 32;
+    const float scale = this->query_scale();
+#pragma unroll 1
+    for (int query = warp; query < this->n_queries_; query += kWorkers) {
+      Head<D> head;
+      const float* from = attend_.q.template at<float>(turn_) + this->QueryOffset(query);
+      head.Look(from);
+      const Rotation<D> rotation(
+          attend_.q_norm, attend_.norm_eps,
+          attend_.cos_sin + static_cast<int64_t>(this->task_.row + query / this->group_) * D);
+      head.Await(from);
+      rotation.Turn(head);
+#pragma unroll
+      for (int j = 0; j < D / 64; ++j) {
+        StoreQuery(query, lane + 32 * j, head.low[j] * scale);
+        StoreQuery(query, D / 2 + lane + 32 * j, head.high[j] * scale);
+      }
+    }
+  }
+  __device__ __forceinline__ void StoreQuery(int query, int at, float q) const {
+    uint32_t high, low;
+    packed_attention::Split(q, 0, high, low);
+    *reinterpret_cast<uint16_t*>(this->shared_ + query * Base::kQueryPitch + at * 2) =
+        static_cast<uint16_t>(high);
+    *reinterpret_cast<uint16_t*>(this->shared_ + (kQueries + query) * Base::kQueryPitch + at * 2) =
+        static_cast<uint16_t>(low);
+  }
+
+  // The sequence's new keys and values that this block attends to. Blocks of other tasks write the same ones again.
+  __device__ __forceinline__ void AppendRows() const {
+    const int warp = Thread() / 32, lane = Thread() % 32;
+    const KvLayer& kv = this->args_.kv;
+#pragma unroll 1
+    for (int r = 0; r < n_rows_; ++r) {
+      const int slot = __shfl_sync(~0u, first_rows_.slot, r);
+      const int position = __shfl_sync(~0u, first_rows_.position, r);
+      // The last warps have the fewest queries.
+      const bool takes = kWorkers - 1 - r % kWorkers == warp && slot == this->slot_ &&
+                         position < this->n_keys_ && position / kBlockKeys % kCluster == this->rank_;
+      if (!takes) continue;
+      const int64_t from = (static_cast<int64_t>(r) * kv.n_kv_heads + this->kv_head_) * D;
+      const int64_t to = kv.offset(slot, this->kv_head_, position);
+      const float *k = attend_.k.template at<float>(turn_) + from,
+                  *v = attend_.v.template at<float>(turn_) + from;
+      Head<D> key, value;
+      value.Look(v);
+      key.Look(k);
+      const Rotation<D> rotation(attend_.k_norm, attend_.norm_eps,
+                                 attend_.cos_sin + static_cast<int64_t>(r) * D);
+      value.Await(v);
+      Append(kv.v, to, lane, value);
+      key.Await(k);
+      rotation.Turn(key);
+      Append(kv.k, to, lane, key);
+    }
+  }
+  __device__ __forceinline__ static void Append(void* cache, int64_t to, int lane, const Head<D>& head) {
+    auto* at = static_cast<uint16_t*>(cache) + to;
+#pragma unroll
+    for (int j = 0; j < D / 64; ++j) {
+      at[lane + 32 * j] = static_cast<uint16_t>(strands::RoundPair(head.low[j], 0));
+      at[D / 2 + lane + 32 * j] = static_cast<uint16_t>(strands::RoundPair(head.high[j], 0));
+    }
+  }
+
+  // Of a query: [rank], before D values each.
+  __device__ __forceinline__ int64_t SumsOf(int rank, int query) const {
+    return this->QueryOffset(query) / D * kCluster + rank;
+  }
+
+  // This block's sums to memory.
+  __device__ __forceinline__ void Send() const {
+    float* sums = attend_.sums.template at<float>(turn_);
+    float* stats = attend_.stats.template at<float>(turn_);
+    for (int i = Thread(); i < this->n_queries_ * (D / 4); i += kWorkerThreads) {
+      const int query = i / (D / 4), quad = i % (D / 4);
+      const int64_t to = SumsOf(this->rank_, query);
+      const float4 v = this->BlockSum(query, quad * 4);
+      asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(sums + to * D + quad * 4),
+                   "r"(Present(v.x)), "r"(Present(v.y)), "r"(Present(v.z)), "r"(Present(v.w))
+                   : "memory");
+      if (quad == 0) {
+        asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(stats + to * 2),
+                     "r"(Present(this->BlockMax(query))), "r"(Present(this->BlockTotal(query)))
+                     : "memory");
+      }
+    }
+  }
+
+  // Of every query, this block's values, from what all blocks of the task have sent.
+  __device__ __forceinline__ void Finish() const {
+    constexpr int kQuads = Base::kPart / 4;
+    const float* all_sums = attend_.sums.template at<float>(turn_);
+    const float* all_stats = attend_.stats.template at<float>(turn_);
+    for (int i = Thread(); i < this->n_queries_ * kQuads; i += kWorkerThreads) {
+      const int query = i / kQuads, at = this->rank_ * Base::kPart + i % kQuads * 4;
+      const float* from = all_sums + SumsOf(0, query) * D + at;
+      const float* from_stats = all_stats + SumsOf(0, query) * 2;
+      float2 stats[kCluster] = {};
+      float4 sums[kCluster] = {};
+      Patience patience;
+      while (true) {
+#pragma unroll
+        for (int r = 0; r < kCluster; ++r) {
+          sums[r] = Float4(LoadRelaxed16(from + r * D));
+          stats[r] = LoadRelaxed8(from_stats + r * 2);
+        }
+        bool all = true;
+#pragma unroll
+        for (int r = 0; r < kCluster; ++r)
+          all &= AllThere(sums[r]) && IsThere(stats[r].x) && IsThere(stats[r].y);
+        if (all) break;
+        patience.Spend();
+      }
+      const float4 v = this->Merge(stats, sums);
+      const uint32_t low = strands::RoundPair(v.x, v.y), high = strands::RoundPair(v.z, v.w);
+      asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(
+                       attend_.out.template at<uint16_t>(turn_) + this->QueryOffset(query) + at),
+                   "r"(low), "r"(high)
+                   : "memory");
+    }
+  }
+
+  const Attend& attend_;
+  const int turn_, n_rows_;
+  const packed_attention::FirstRows first_rows_;
+  const int32_t first_page_;  // of this warp's first keys; -1: not known
+};
+
+// What a block does first in every layer's attention, looked up once.
+struct FirstShare {
+  packed_attention::Task task = {0, 0};
+  int32_t page = -1;  // of this warp's first keys
+};
+__device__ __forceinline__ int ShareBlocks() {
+  return static_cast<int>(gridDim.x) / packed_attention::kCluster * packed_attention::kCluster;
+}
+__device__ __forceinline__ packed_attention::Task TaskOf(const AttentionArgs& args, int item) {
+  const int n_kv_heads = args.kv.n_kv_heads;
+  return packed_attention::FindTask(Common().params.rows, RowsOfForward(),
+                                    packed_attention::kQueries / (args.n_heads / n_kv_heads),
+                                    item / packed_attention::kCluster / n_kv_heads);
+}
+__device__ __forceinline__ FirstShare FindFirstShare() {
+  const AttentionArgs& args = Common().params.attention;
+  const int block = static_cast<int>(blockIdx.x);
+  FirstShare first;
+  if (block >= ShareBlocks() || Common().n_rows == 0) return first;
+  first.task = TaskOf(args, block);
+  if (first.task.n_rows == 0) return first;
+  const int key = block % packed_attention::kCluster * packed_attention::kBlockKeys +
+                  Thread() / 32 * packed_attention::kWarpKeys;
+  if (key <= Common().position[first.task.row + first.task.n_rows - 1]) {
+    first.page =
+        __ldg(args.kv.page_table + static_cast<int64_t>(Common().slot[first.task.row]) * args.kv.max_pages +
+              key / args.kv.page_size);
+  }
+  return first;
+}
+
+template <int D>
+__device__ __forceinline__ void RunAttention(const Attend& attend, FirstShare first) {
+  constexpr int kCluster = packed_attention::kCluster;
+  const int n_kv_heads = attend.attention.kv.n_kv_heads, block = static_cast<int>(blockIdx.x);
+  // Blocks that share a task take their turns at the same time.
+  const int n_blocks = ShareBlocks();
+  packed_attention::Task task = first.task;
+  for (int item = block; task.n_rows != 0; item += n_blocks) {
+    const int share = item / kCluster;
+    StreamAttention<D>(attend, share % n_kv_heads, item % kCluster, item == block ? first.page : -1)
+        .Run(task);
+    Meet();
+    // Of every row there is at most one task.
+    if ((item + n_blocks) / kCluster >= Common().n_rows * n_kv_heads) break;
+    task = TaskOf(attend.attention, item + n_blocks);
+  }
+}
+
+#endif  // TANDEM_SM90
+
+}  // namespace tandem::stream
+
+#endif  // TANDEM_KERNELS_STREAM_ATTENTION_CUH_

@@ -1,0 +1,167 @@
+// What all parts of the stream kernel share: a block's shared memory, waiting, loads of what may not be there yet, and which
+// block has which groups of outputs.
+#ifndef TANDEM_KERNELS_STREAM_MEMORY_CUH_
+#define TANDEM_KERNELS_STREAM_MEMORY_CUH_
+
+#include "kernels/attention/packed_attention.cuh"
+#include "kernels/cuda.cuh"
+#include "kernels/linear/strands.cuh"
+#include "kernels/stream/stream_step.h"
+
+namespace tandem::stream {
+
+constexpr int kWorkers = strands::kStrands;
+constexpr int kWorkerThreads = kWorkers * 32;
+constexpr int kCopiers =
+    4;  // warps: each copies a quarter of a tile's rows, for a copy is some 80 cycles of a warp's time
+constexpr int kThreads = kWorkerThreads + kCopiers * 32;
+constexpr int kTileRows = strands::kTileRows;
+constexpr int kTileCols = strands::kTileCols;
+// Two neighbouring rows of a tile lie in different halves of the banks.
+constexpr int kRowPitch = kTileCols * 2 + 64;
+constexpr int kTileBytes = kTileRows * kRowPitch;
+constexpr int kPieceCols = kWorkerThreads * 8;  // of an input: a thread has 8 columns of every so many
+constexpr int kSumPitch = 20;                   // floats: of 16 outputs of a row
+
+// Shared memory begins with what does not depend on the program; then `work_bytes` for inputs, then the ring.
+struct Fixed {
+  Params params;
+  StreamStep step[2];                            // this one and the next
+  Tiles tiles[kCopiers][2];                      // the copiers'
+  uint64_t full[kMaxStages], empty[kMaxStages];  // barriers: a tile is there; is used
+  uint4 zeros[4];                                // a chunk of an input row that is not there
+  float scale[kMaxRows];                         // of a product's rows
+  float sums[2][kWorkers][kMaxRows][kSumPitch];
+  float residual[kMaxResidual][kMaxRows]
+                [kTileRows];  // of the outputs of this block in products that add to the input
+  int32_t n_done;             // steps
+  int32_t turn;               // which half of the buffers
+  int32_t n_rows, n_logits;
+  int32_t slot[kMaxRows], position[kMaxRows];
+};
+constexpr int kFixedBytes = (static_cast<int>(sizeof(Fixed)) + 127) / 128 * 128;
+
+#ifdef TANDEM_SM90
+
+constexpr uint32_t kAbsent = 0xffffffffu;
+
+__device__ __forceinline__ char* Memory() {
+  extern __shared__ __align__(128) char stream_memory[];
+  return stream_memory;
+}
+__device__ __forceinline__ Fixed& Common() { return *reinterpret_cast<Fixed*>(Memory()); }
+__device__ __forceinline__ char* Work() { return Memory() + kFixedBytes; }
+__device__ __forceinline__ char* Ring() { return Work() + Common().params.work_bytes; }
+
+using packed_attention::Thread;
+
+// The clock at a point of a step: its beginning, when its input is there, when its sums are there, its end.
+__device__ __forceinline__ void Mark(int what) {
+  const Params& params = Common().params;
+  if (params.times == nullptr || threadIdx.x != 0) return;
+  params.times[(static_cast<int64_t>(blockIdx.x) * params.n_steps + Common().n_done) * kMarks + what] =
+      clock64();
+}
+
+// Some seconds of looking: something is wrong, and a run that fails is better than one that hangs.
+class Patience {
+ public:
+  __device__ __forceinline__ void Spend() {
+    if (++n_ > (1u << 24)) __trap();
+  }
+
+ private:
+  uint32_t n_ = 0;
+};
+
+__device__ __forceinline__ void WaitFor(uint32_t barrier, uint32_t parity) {
+  Patience patience;
+  uint32_t done;
+  while (true) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done;\n"
+        "}"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    if (done) return;
+    patience.Spend();
+  }
+}
+__device__ __forceinline__ void Arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void Meet() { asm volatile("bar.sync 1, %0;" ::"n"(kWorkerThreads) : "memory"); }
+
+__device__ __forceinline__ uint4 LoadRelaxed16(const void* p) {
+  uint4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ float LoadRelaxed(const float* p) {
+  float v;
+  asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ bool IsThere(float v) { return __float_as_uint(v) != kAbsent; }
+__device__ __forceinline__ float4 Float4(const uint4& bits) {
+  return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w)};
+}
+__device__ __forceinline__ bool AllThere(const float4& v) {
+  return IsThere(v.x) && IsThere(v.y) && IsThere(v.z) && IsThere(v.w);
+}
+__device__ __forceinline__ bool AllThere16(const uint4& v) {
+  return (__vcmpeq2(v.x, kAbsent) | __vcmpeq2(v.y, kAbsent) | __vcmpeq2(v.z, kAbsent) |
+          __vcmpeq2(v.w, kAbsent)) == 0;
+}
+__device__ __forceinline__ float2 LoadRelaxed8(const void* p) {
+  float2 v;
+  asm volatile("ld.relaxed.gpu.global.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ uint32_t Present(float v) {
+  return __float_as_uint(v) == kAbsent ? 0x7fffffffu : __float_as_uint(v);
+}
+__device__ __forceinline__ void StoreBf16(uint16_t* p, float v) {
+  const auto bits = static_cast<uint16_t>(strands::RoundPair(v, 0));
+  asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(p), "h"(bits) : "memory");
+}
+__device__ __forceinline__ void StoreRelaxed(float* p, float v) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(Present(v)) : "memory");
+}
+
+// Groups go round the blocks. Every thread counts for itself.
+struct Round {
+  int before = 0;  // groups of the products so far, modulo the number of blocks
+
+  // The first group of the next product that is this block's; others follow at a distance of as many as there are blocks.
+  // Those of a residual begin at block 0 always, so that an output has one block.
+  __device__ __forceinline__ int Next(const Tiles& tiles) {
+    const int n_groups = tiles.n_groups, n_blocks = static_cast<int>(gridDim.x);
+    if (tiles.residual) before = 0;
+    int first = static_cast<int>(blockIdx.x) - before;
+    if (first < 0) first += n_blocks;
+    before = (before + n_groups) % n_blocks;
+    return first;
+  }
+};
+
+#endif  // TANDEM_SM90
+
+}  // namespace tandem::stream
+
+#endif  // TANDEM_KERNELS_STREAM_MEMORY_CUH_
