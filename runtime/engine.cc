@@ -7,6 +7,7 @@
 #include "draft/model_drafter.h"
 #include "draft/ngram.h"
 #include "kernels/hash_chain/hash_chain.h"
+#include "runtime/trace.h"
 
 namespace tandem {
 
@@ -119,6 +120,10 @@ absl::Status Engine::ReadSlot(int32_t slot, const RoundRecord& round, EngineList
   if (sequence == nullptr || !record.ran || record.admission != sequence->admission) return absl::OkStatus();
   if (record.fault != Fault::kNone) return FaultError(slot, record);
 
+  if (options_.trace != nullptr) {
+    options_.trace->AddRound(round_at_[(n_read_ - 1) % ring_size_] - 1, slot, record.n_proposed,
+                             record.n_keep, record.n_emit);
+  }
   RequestResult& result = sequence->result;
   std::string text;
   const int n_taken = sequence->output.Add(record, &text);

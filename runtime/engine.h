@@ -42,6 +42,7 @@ struct EngineOptions {
   uint64_t adversary_seed = 0;  // StreamMode::kAdversarial
   bool check_steps = false;     // as ExecutorOptions
   bool stream_kernels = true;   // likewise
+  StepTrace* trace = nullptr;   // likewise; told of rounds too
   Uniforms uniforms;
   // The draft writes and the policy's rule, a draft_only one, says where it defers: no speculation, gamma is not used
   // (runtime/cascade/token_cascade.h). Needs a draft model.

@@ -172,7 +172,8 @@ absl::Status Engine::MakeExecutor() {
                                                   .n_threads = options_.n_threads,
                                                   .adversary_seed = options_.adversary_seed,
                                                   .check_steps = options_.check_steps,
-                                                  .stream_kernels = options_.stream_kernels}));
+                                                  .stream_kernels = options_.stream_kernels,
+                                                  .trace = options_.trace}));
   for (const Program* program : {&round_, &prefill_}) TANDEM_RETURN_IF_ERROR(executor_->Prepare(*program));
   for (const std::vector<Program>* programs : {&admit_, &cut_}) {
     for (const Program& program : *programs) TANDEM_RETURN_IF_ERROR(executor_->Prepare(program));

@@ -29,6 +29,8 @@ struct PhaseTimes {
   int64_t of(Phase phase) const { return ns[static_cast<int>(phase)]; }
 };
 
+class StepTrace;  // runtime/trace.h
+
 class Executor {
  public:
   virtual ~Executor() = default;
@@ -57,6 +59,8 @@ struct ExecutorOptions {
   bool check_steps = false;
   // CUDA: decode forwards as one kernel (kernels/stream) where that can be done; the same bits either way.
   bool stream_kernels = true;
+  // Told of every step, if given: on the CPU, and on a CUDA device with check_steps (a graph's steps cannot be told apart).
+  StepTrace* trace = nullptr;
 };
 
 // kUnavailable: there is no such device.

@@ -10,6 +10,7 @@
 #include "runtime/core/check.h"
 #include "runtime/steps.h"
 #include "runtime/team.h"
+#include "runtime/trace.h"
 
 namespace tandem {
 namespace {
@@ -96,11 +97,12 @@ class Adversary {
 
 class CpuExecutor final : public Executor {
  public:
-  CpuExecutor(StreamMode mode, int n_threads, uint64_t adversary_seed) : mode_(mode), team_(n_threads) {
+  explicit CpuExecutor(const ExecutorOptions& options)
+      : mode_(options.streams), trace_(options.trace), team_(options.n_threads) {
     if (mode_ == StreamMode::kInline) return;
     for (int lane = 0; lane < kNumLanes; ++lane) {
       threads_.emplace_back(
-          [this, lane, adversary_seed] { LaneLoop(static_cast<Lane>(lane), adversary_seed); });
+          [this, lane, seed = options.adversary_seed] { LaneLoop(static_cast<Lane>(lane), seed); });
     }
   }
 
@@ -114,7 +116,7 @@ class CpuExecutor final : public Executor {
 
   void Enqueue(const Program& program) override {
     if (mode_ == StreamMode::kInline) {
-      Walk walk{.executor = this, .program = &program, .lanes = kBothLanes};
+      Walk walk{.executor = this, .program = &program, .lanes = kBothLanes, .number = n_enqueued_};
       team_.Run(&Walk::Body, &walk);
       ++n_enqueued_;
       return;
@@ -161,6 +163,7 @@ class CpuExecutor final : public Executor {
     CpuExecutor* executor;
     const Program* program;
     uint32_t lanes;
+    uint64_t number = 0;         // of the program
     const Item* item = nullptr;  // threaded: what waits wait for
     Adversary* adversary = nullptr;
 
@@ -191,12 +194,15 @@ class CpuExecutor final : public Executor {
           }
           clock.Enter(step.phase);
         }
+        const bool traced = executor->trace_ != nullptr && worker.index == 0;
+        const int64_t begin = traced ? NowNs() : 0;
         if (parallel) {
           RunParallelStep(*program, step, worker);
           barrier.Arrive();
         } else if (worker.index == 0) {
           RunSerialStep(*program, step);
         }
+        if (traced) executor->trace_->AddStep(step.lane, number, step.op, step.phase, begin, NowNs());
       }
       clock.Stop();
     }
@@ -222,6 +228,7 @@ class CpuExecutor final : public Executor {
       Walk walk{.executor = this,
                 .program = item.program,
                 .lanes = 1u << static_cast<int>(lane),
+                .number = n,
                 .item = &item,
                 .adversary = mode_ == StreamMode::kAdversarial ? &adversary : nullptr};
       team_.Run(&Walk::Body, &walk);
@@ -230,6 +237,7 @@ class CpuExecutor final : public Executor {
   }
 
   const StreamMode mode_;
+  StepTrace* const trace_;
   Team team_;
   std::atomic<int64_t> ns_[static_cast<int>(Phase::kCount)] = {};
   uint64_t n_enqueued_ = 0;              // the host's
@@ -244,7 +252,7 @@ class CpuExecutor final : public Executor {
 }  // namespace
 
 std::unique_ptr<Executor> NewCpuExecutor(const ExecutorOptions& options) {
-  return std::make_unique<CpuExecutor>(options.streams, options.n_threads, options.adversary_seed);
+  return std::make_unique<CpuExecutor>(options);
 }
 
 }  // namespace tandem

@@ -31,6 +31,7 @@
 #include "runtime/executor.h"
 #include "runtime/settle.h"
 #include "runtime/steps.h"
+#include "runtime/trace.h"
 
 namespace tandem {
 
@@ -117,7 +118,10 @@ absl::Status LaunchStep(const Program& program, const Step& step, LinearLibrary*
 class CudaExecutor final : public Executor {
  public:
   explicit CudaExecutor(const ExecutorOptions& options)
-      : device_(options.device), check_steps_(options.check_steps), stream_kernels_(options.stream_kernels) {
+      : device_(options.device),
+        check_steps_(options.check_steps),
+        stream_kernels_(options.stream_kernels),
+        trace_(options.trace) {
     cudaSetDevice(device_.cuda_index);
     for (cudaStream_t& stream : lanes_) cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     for (cudaEvent_t& event : events_) cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
@@ -262,6 +266,10 @@ class CudaExecutor final : public Executor {
     return Checked("joining the lanes");
   }
 
+  static int64_t NsOf(std::chrono::steady_clock::duration duration) {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count();
+  }
+
   void RunChecked(const Program& program) {
     for (const Step& step : program.steps()) {
       if (step.op == Op::kRecord || step.op == Op::kWait) continue;
@@ -270,14 +278,18 @@ class CudaExecutor final : public Executor {
       cudaStreamSynchronize(main());
       if (failure_.ok()) failure_ = Checked(absl::StrCat("step ", Name(step.op)));
       if (!failure_.ok()) return;
-      times_.ns[static_cast<int>(step.phase)] +=
-          std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin)
-              .count();
+      const auto end = std::chrono::steady_clock::now();
+      times_.ns[static_cast<int>(step.phase)] += NsOf(end - begin);
+      if (trace_ != nullptr) {
+        trace_->AddStep(step.lane, n_enqueued_, step.op, step.phase, NsOf(begin.time_since_epoch()),
+                        NsOf(end.time_since_epoch()));
+      }
     }
   }
 
   const Device device_;
   const bool check_steps_, stream_kernels_;
+  StepTrace* const trace_;
   absl::Status failure_;  // the first error: a device that failed runs nothing any more
   cudaStream_t lanes_[kNumLanes] = {};
   cudaEvent_t events_[kMaxEvents] = {};

@@ -24,6 +24,10 @@ std::vector<Command> MakeCommands() {
   const std::vector<Flag> bench = {
       {"--repetitions", "N",
        "times that each side runs all prompts after the warm-up, at least 3 (default 3; with --planted 7)"}};
+  const std::vector<Flag> run = {
+      {"--trace", "FILE",
+       "write which step ran when to FILE, for chrome://tracing or ui.perfetto.dev; on a CUDA device with "
+       "execution.check_steps"}};
   const std::vector<Flag> sweep = {
       {"--preset", "NAME", "quick, standard or full: the same as --set sweep.preset=NAME (default quick)"},
       {"--out", "DIR", "folder of the results (default: CONFIG's name with .sweep, in the current folder)"},
@@ -35,7 +39,7 @@ std::vector<Command> MakeCommands() {
       {"run", "CONFIG", "generate from a configuration's prompts, then report",
        "The text goes to stdout as it comes, in colours if that is a terminal; then the report.\n"
        "tandem help config describes CONFIG, tandem help metrics the report.",
-       RunFlags(), RunGenerate},
+       Joined(RunFlags(), run), RunGenerate},
       {"bench", "[CONFIG]", "the target alone and the pair on the same prompts: speedup and its spread",
        "Both run in this process, in turns. Greedy outputs are compared token by token; where the rule is "
        "exact and\n"

@@ -14,10 +14,35 @@
 #include "runtime/rule_config.h"
 
 namespace tandem {
+namespace {
+
+// What a trace cannot show.
+int CheckTrace(const Session& session) {
+  const Config& config = session.config;
+  if (config.cascade.is_query()) {
+    Log("--trace: a query cascade runs two engines, and a trace shows one; leave out cascade");
+    return kExitUsage;
+  }
+  const absl::StatusOr<Device> device = ParseDevice(config.target.device);
+  if (device.ok() && device->is_cuda() && !config.execution.check_steps) {
+    Log("--trace: on a CUDA device a round is one graph, whose steps cannot be told apart; add --set "
+        "execution.check_steps=true");
+    return kExitUsage;
+  }
+  return kExitOk;
+}
+
+}  // namespace
 
 int RunGenerate(const Args& args) {
   Session session;
   if (const int code = OpenSession(args, &session); code != kExitOk) return code;
+  StepTrace trace;
+  const std::string trace_path = args.Value("--trace");
+  if (!trace_path.empty()) {
+    if (const int code = CheckTrace(session); code != kExitOk) return code;
+    session.trace = &trace;
+  }
   std::unique_ptr<Generator> generator;
   if (const int code = MakeGenerator(session, false, &generator); code != kExitOk) return code;
   if (const int code = SubmitAll(session, generator.get()); code != kExitOk) return code;
@@ -48,6 +73,11 @@ int RunGenerate(const Args& args) {
     const absl::Status written =
         WriteJson(RunJson(session.config, header, pointers, total, session.pair.tokenizer != nullptr), path);
     if (!written.ok()) return Fail(written, kExitFailure);
+  }
+  if (!trace_path.empty()) {
+    const absl::Status written = WriteJson(trace.Json(session.config.target.device), trace_path);
+    if (!written.ok()) return Fail(written, kExitFailure);
+    if (trace.full()) Warn("the trace is cut: it holds the first million steps of a lane");
   }
   if (!run.ok()) return FailedRun(session, run);
   if (interrupt.Raised()) {

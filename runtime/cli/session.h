@@ -11,6 +11,7 @@
 #include "runtime/engine.h"
 #include "runtime/pair.h"
 #include "runtime/request.h"
+#include "runtime/trace.h"
 
 namespace tandem {
 
@@ -18,6 +19,7 @@ struct Session {
   Config config;
   Pair pair;
   std::vector<Request> requests;
+  StepTrace* trace = nullptr;  // what engines tell of their steps, if anybody wants to know; outlives them
 };
 
 // Each returns kExitOk, or the exit code, having said what is wrong.
