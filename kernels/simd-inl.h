@@ -4,9 +4,6 @@
 //
 // A row's last, incomplete vector is padded with zeros in registers: nothing outside the row is read or
 // written.
-//
-// Those files leave the target SSSE3 out (HWY_DISABLED_TARGETS): processors that have it and not SSE4 are not
-// worth a copy of every kernel; they run the baseline.
 #if defined(TANDEM_KERNELS_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TANDEM_KERNELS_SIMD_INL_H_
 #undef TANDEM_KERNELS_SIMD_INL_H_

@@ -8,7 +8,6 @@
 #include "kernels/attention/attention.h"
 #include "runtime/core/check.h"
 
-#define HWY_DISABLED_TARGETS HWY_SSSE3
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/attention/attention_cpu.cc"
 #include <hwy/foreach_target.h>

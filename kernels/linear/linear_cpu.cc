@@ -4,7 +4,6 @@
 #include "kernels/linear/linear_bf16.h"
 #include "runtime/core/check.h"
 
-#define HWY_DISABLED_TARGETS HWY_SSSE3
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/linear/linear_cpu.cc"
 #include <hwy/foreach_target.h>

@@ -2,7 +2,6 @@
 
 #include "kernels/rope/rope.h"
 
-#define HWY_DISABLED_TARGETS HWY_SSSE3
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/rope/rope_cpu.cc"
 #include <hwy/foreach_target.h>

@@ -1,6 +1,5 @@
 #include "kernels/silu_gate/silu_gate.h"
 
-#define HWY_DISABLED_TARGETS HWY_SSSE3
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/silu_gate/silu_gate_cpu.cc"
 #include <hwy/foreach_target.h>

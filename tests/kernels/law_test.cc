@@ -30,6 +30,9 @@ std::vector<int64_t> Ways() {
   ways.push_back(kCuda);
   return ways;
 }
+std::string NameOf(const testing::TestParamInfo<int64_t>& info) {
+  return info.param == kCuda ? std::string("CUDA") : std::string(hwy::TargetName(info.param));
+}
 
 // Every test runs on each instruction set that this machine has and the kernels are compiled for, and on a CUDA device.
 class Laws : public testing::TestWithParam<int64_t> {
@@ -47,13 +50,12 @@ class Laws : public testing::TestWithParam<int64_t> {
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
   }
 };
-INSTANTIATE_TEST_SUITE_P(Targets, Laws, testing::ValuesIn(Ways()), [](const auto& info) {
-  return info.param == kCuda ? std::string("CUDA") : std::string(hwy::TargetName(info.param));
-});
+INSTANTIATE_TEST_SUITE_P(Targets, Laws, testing::ValuesIn(Ways()), NameOf);
 
-// What the tests of the CPU's own functions begin with.
-#define TANDEM_ON_THE_CPU \
-  if (device().is_cuda()) GTEST_SKIP() << "functions of the CPU"
+// Functions that a device has in code of its own, which the steps' tests reach.
+class CpuLawFunctions : public Laws {};
+INSTANTIATE_TEST_SUITE_P(Targets, CpuLawFunctions, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
+                         NameOf);
 
 // One law step over `n_rows` rows that all belong to slot 0.
 struct Fixture {
@@ -221,8 +223,7 @@ TEST_P(Laws, WeightsOfEverySize) {
   }
 }
 
-TEST_P(Laws, AProbabilityHasTheSameBitsInEveryCall) {
-  TANDEM_ON_THE_CPU;
+TEST_P(CpuLawFunctions, AProbabilityHasTheSameBitsInEveryCall) {
   const int32_t n_vocab = 1500;
   Fixture fixture(device(), 1, n_vocab, n_vocab);
   std::mt19937 rng(4);
@@ -318,16 +319,14 @@ TEST_P(Laws, HostileSpans) {
   EXPECT_EQ(fixture.Run({1, 0, 0.5f}).record.cutoff, fixture.logits[0]);
 }
 
-TEST_P(Laws, KthLargest) {
-  TANDEM_ON_THE_CPU;
+TEST_P(CpuLawFunctions, KthLargest) {
   std::vector<float> values = {0, 3, 1, 3, -kInfinity, 2}, scratch(6);
   for (auto [k, want] : {std::pair{1, 3.f}, {2, 3.f}, {3, 2.f}, {5, 0.f}, {6, -kInfinity}, {9, -kInfinity}}) {
     EXPECT_EQ(KthLargest(values.data(), 6, k, scratch.data()), want) << k;
   }
 }
 
-TEST_P(Laws, SumsAreExactForWeightsOfOneScale) {
-  TANDEM_ON_THE_CPU;
+TEST_P(CpuLawFunctions, SumsAreExactForWeightsOfOneScale) {
   std::vector<float> weights(2049);
   for (int i = 0; i < 2049; ++i) weights[i] = (i % 7) * 0.25f;
   EXPECT_EQ(SumWeights(weights.data(), 2049), std::accumulate(weights.begin(), weights.end(), 0.0));

@@ -28,7 +28,6 @@ template <typename Body>
 void ForEachTarget(Body body) {
   const std::vector<int64_t> targets = hwy::SupportedAndGeneratedTargets();
   for (int64_t target : targets) {
-    if (target == HWY_SSSE3) continue;  // the kernels leave it out
     SCOPED_TRACE(hwy::TargetName(target));
     hwy::SetSupportedTargetsForTest(target);
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
