@@ -28,6 +28,9 @@ namespace tandem {
 
 class StreamKernel {
  public:
+  // Whether the current device, and this build's code for it, can run any.
+  static bool RunsHere();
+
   // The kernel for as many of the program's steps from `first` on as it can do, on the current device, which holds all
   // that the steps point to; null if these are none. `n_steps`: how many. Allocates device memory; null, too, if there is
   // not enough.

@@ -1,4 +1,5 @@
-// What the stream kernel is told of its steps: made by stream.cu on the host, read by the kernel (stream_kernel.cuh).
+// What the stream kernel is told of its steps: made on the host (stream_plan.h, stream.cu), read by the kernel
+// (stream_kernel.cuh).
 // Norms and biases are widened to fp32 beforehand: a kernel that runs its code once must be short.
 #ifndef TANDEM_KERNELS_STREAM_STREAM_STEP_H_
 #define TANDEM_KERNELS_STREAM_STREAM_STEP_H_
@@ -24,7 +25,7 @@ struct Place {
   int64_t half_bytes = 0;  // 0: there is one, complete before the launch or read after it
 
   template <typename T>
-  __device__ T* at(int turn) const {
+  TANDEM_DEVICE T* at(int turn) const {
     return reinterpret_cast<T*>(data + turn * half_bytes);
   }
 };
