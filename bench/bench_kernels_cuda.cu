@@ -22,6 +22,8 @@
 #include "kernels/silu_gate/silu_gate.h"
 #include "kernels/stream/stream.h"
 #include "runtime/core/program.h"
+#include "runtime/read_rate.h"
+#include "runtime/steps.h"
 #include "tests/kernels/cases.h"
 
 namespace tandem {
@@ -36,21 +38,6 @@ constexpr int kRows[] = {1, 2, 5, 8, 32};
 constexpr int kContext = 1024;
 constexpr int kPageSize = 16;
 constexpr int kRepetitions = 9;
-
-__global__ void Read(const uint4* data, size_t n, uint4* out) {
-  const size_t stride = size_t{gridDim.x} * blockDim.x;
-  uint4 sum = {0, 0, 0, 0};
-  size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x;
-  for (; i + 3 * stride < n; i += 4 * stride) {
-    const uint4 a = __ldcs(data + i), b = __ldcs(data + i + stride);
-    const uint4 c = __ldcs(data + i + 2 * stride), d = __ldcs(data + i + 3 * stride);
-    sum.x ^= a.x ^ b.x ^ c.x ^ d.x;
-    sum.y ^= a.y ^ b.y ^ c.y ^ d.y;
-    sum.z ^= a.z ^ b.z ^ c.z ^ d.z;
-    sum.w ^= a.w ^ b.w ^ c.w ^ d.w;
-  }
-  if ((sum.x ^ sum.y ^ sum.z ^ sum.w) == 0x12345678) *out = sum;
-}
 
 // Pairs of bf16 values of either sign between 2^-6 and 2^-5: finite, and no zeros, with which chips run faster.
 __global__ void FillPairs(uint32_t* data, size_t n) {
@@ -181,14 +168,7 @@ class Bench {
   }
 
   void ReadRate() {
-    uint4* out = memory_.New<uint4>(1);
-    for (int per_multiprocessor : {2, 4}) {
-      const float ms = Time([&] {
-        Read<<<per_multiprocessor * n_multiprocessors_, 512, 0, stream_>>>(
-            reinterpret_cast<const uint4*>(weights_), (size_t{8} << 30) / 16, out);
-      });
-      rate_ = std::max(rate_, static_cast<double>(size_t{8} << 30) / ms * 1e3);
-    }
+    rate_ = ReadRateCuda({.cuda_index = 0}, weights_, int64_t{8} << 30);
     std::printf("read rate %.0f GB/s\n", rate_ * 1e-9);
   }
 
@@ -407,20 +387,8 @@ class Bench {
 
   void LaunchSteps(const Program& program, size_t first) {
     for (size_t i = first; i < program.steps().size(); ++i) {
-      const Step& step = program.steps()[i];
-      switch (step.op) {
-        case Op::kLinear:
-          LinearCuda(program.args_as<LinearArgs>(step), stream_);
-          break;
-        case Op::kRopeAppend:
-          RopeAppendCuda(program.args_as<RopeAppendArgs>(step), stream_);
-          break;
-        case Op::kAttention:
-          AttentionCuda(program.args_as<AttentionArgs>(step), stream_);
-          break;
-        default:
-          SiluGateCuda(program.args_as<SiluGateArgs>(step), stream_);
-      }
+      const absl::Status launched = LaunchCudaStep(program, program.steps()[i], nullptr, stream_);
+      TANDEM_CHECK(launched.ok()) << launched;
     }
   }
 

@@ -99,6 +99,21 @@ __device__ __forceinline__ void LetNextStart() {
 #endif
 }
 
+// Two values as a pair of bf16, to the nearest, ties to even; a NaN becomes 0x7fff.
+__device__ __forceinline__ uint32_t RoundPair(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+// The sum of a warp's lanes by a butterfly, in all of them. kLanes: of so many neighbours, which `mask` names.
+template <int kLanes = 32>
+__device__ __forceinline__ float LaneSum(float value, uint32_t mask = ~0u) {
+#pragma unroll
+  for (int distance = kLanes / 2; distance > 0; distance /= 2)
+    value += __shfl_xor_sync(mask, value, distance);
+  return value;
+}
+
 // d += a b for a 16 x 16 tile of bf16 (rows) and a 16 x 8 tile (columns), fp32 sums.
 __device__ __forceinline__ void MultiplyTiles(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
                                               uint32_t a3, uint32_t b0, uint32_t b1) {

@@ -14,22 +14,9 @@
 #include <thread>
 #include <vector>
 
-#include "draft/ngram.h"
-#include "kernels/attention/attention.h"
-#include "kernels/embed/embed.h"
-#include "kernels/hash_chain/hash_chain.h"
-#include "kernels/law/law.h"
-#include "kernels/linear/linear.h"
 #include "kernels/linear/linear_library.h"
-#include "kernels/plan/plan.h"
-#include "kernels/rope/rope.h"
-#include "kernels/sample/sample.h"
-#include "kernels/silu_gate/silu_gate.h"
 #include "kernels/stream/stream.h"
-#include "kernels/total_variation/total_variation.h"
-#include "policies/judge.h"
 #include "runtime/executor.h"
-#include "runtime/settle.h"
 #include "runtime/steps.h"
 #include "runtime/trace.h"
 
@@ -39,81 +26,6 @@ namespace {
 
 constexpr int kMaxEvents = 16;
 constexpr uint64_t kQueue = 64;  // programs enqueued and unfinished
-
-// kInvalidArgument: the step cannot run on a CUDA device.
-absl::Status LaunchStep(const Program& program, const Step& step, LinearLibrary* library, CudaStream stream) {
-  switch (step.op) {
-    case Op::kAdmit:
-      AdmitCuda(program.args_as<AdmitArgs>(step), stream);
-      break;
-    case Op::kPlan:
-      PlanCuda(program.args_as<PlanArgs>(step), stream);
-      break;
-    case Op::kEmbed:
-      EmbedCuda(program.args_as<EmbedArgs>(step), stream);
-      break;
-    case Op::kRopeAngles:
-      RopeAnglesCuda(program.args_as<RopeAnglesArgs>(step), stream);
-      break;
-    case Op::kLinear:
-      LinearCuda(program.args_as<LinearArgs>(step), stream, library);
-      break;
-    case Op::kRopeAppend:
-      RopeAppendCuda(program.args_as<RopeAppendArgs>(step), stream);
-      break;
-    case Op::kAttention:
-      AttentionCuda(program.args_as<AttentionArgs>(step), stream);
-      break;
-    case Op::kSiluGate:
-      SiluGateCuda(program.args_as<SiluGateArgs>(step), stream);
-      break;
-    case Op::kHashChain:
-      HashChainCuda(program.args_as<HashChainArgs>(step), stream);
-      break;
-    case Op::kAdvance:
-      AdvanceCuda(program.args_as<AdvanceArgs>(step), stream);
-      break;
-    case Op::kLawBlocks:
-      LawBlocksCuda(program.args_as<LawBlocksArgs>(step), stream);
-      break;
-    case Op::kLaw:
-      LawCuda(program.args_as<LawArgs>(step), stream);
-      break;
-    case Op::kSample:
-      SampleCuda(program.args_as<SampleArgs>(step), stream);
-      break;
-    case Op::kLookup:
-      LookupCuda(program.args_as<LookupArgs>(step), stream);
-      break;
-    case Op::kTotalVariation:
-      TotalVariationCuda(program.args_as<TotalVariationArgs>(step), stream);
-      break;
-    case Op::kJudge: {
-      const auto& args = program.args_as<JudgeArgs>(step);
-      if (args.rule->judge_cuda == nullptr) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("rule ", args.rule->info->name,
-                         " has no code for a CUDA device, since it was not built in from a ",
-                         "header; put it into policies/rules or TANDEM_RULES_DIR, or use device: cpu"));
-      }
-      args.rule->judge_cuda(args, stream);
-      break;
-    }
-    case Op::kSettle:
-      SettleCuda(program.args_as<SettleArgs>(step), stream);
-      break;
-    case Op::kPublish:
-      PublishCuda(program.args_as<PublishArgs>(step), stream);
-      break;
-    case Op::kCut:
-      CutCuda(program.args_as<CutArgs>(step), stream);
-      break;
-    default:
-      return absl::InvalidArgumentError(
-          absl::StrCat("step ", Name(step.op), " cannot run on a CUDA device; use device: cpu"));
-  }
-  return absl::OkStatus();
-}
 
 class CudaExecutor final : public Executor {
  public:
@@ -257,7 +169,7 @@ class CudaExecutor final : public Executor {
           cudaStreamWaitEvent(lane, events_[event], 0);
         }
       } else {
-        TANDEM_RETURN_IF_ERROR(LaunchStep(program, step, library_.get(), lane));
+        TANDEM_RETURN_IF_ERROR(LaunchCudaStep(program, step, library_.get(), lane));
       }
       TANDEM_RETURN_IF_ERROR(Checked(absl::StrCat("recording step ", Name(step.op))));
     }
@@ -274,7 +186,7 @@ class CudaExecutor final : public Executor {
     for (const Step& step : program.steps()) {
       if (step.op == Op::kRecord || step.op == Op::kWait) continue;
       const auto begin = std::chrono::steady_clock::now();
-      failure_ = LaunchStep(program, step, library_.get(), main());
+      failure_ = LaunchCudaStep(program, step, library_.get(), main());
       cudaStreamSynchronize(main());
       if (failure_.ok()) failure_ = Checked(absl::StrCat("step ", Name(step.op)));
       if (!failure_.ok()) return;

@@ -1,8 +1,11 @@
-// The table from operations to their CPU code: the one place that grows when an operation is added.
+// The tables from operations to their code for the CPU and for CUDA: the places that grow when an operation is added.
 #ifndef TANDEM_RUNTIME_STEPS_H_
 #define TANDEM_RUNTIME_STEPS_H_
 
+#include "kernels/linear/linear.h"
+#include "runtime/core/platform.h"
 #include "runtime/core/program.h"
+#include "runtime/core/status.h"
 #include "runtime/core/worker.h"
 
 namespace tandem {
@@ -11,6 +14,11 @@ namespace tandem {
 bool IsParallel(Op op);
 void RunParallelStep(const Program& program, const Step& step, Worker worker);
 void RunSerialStep(const Program& program, const Step& step);
+
+// Launches the kernels of a step on the current device (TANDEM_CUDA). `library`: as LinearCuda's. kInvalidArgument: the step
+// cannot run on a CUDA device. An error of the launch is CUDA's last error.
+absl::Status LaunchCudaStep(const Program& program, const Step& step, LinearLibrary* library,
+                            CudaStream stream);
 
 // For listings of a program: "linear", "settle", ...
 const char* Name(Op op);

@@ -74,11 +74,6 @@ __device__ __forceinline__ Task FindTask(const RowPlan& rows, const FirstRows& f
   return task;
 }
 
-__device__ __forceinline__ uint32_t RoundPair(float low, float high) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
 // Two values as packed pairs of bf16: x = high + low but for 2^-18 of it. An infinity's low part is 0.
 __device__ __forceinline__ void Split(float a, float b, uint32_t& high, uint32_t& low) {
   high = RoundPair(a, b);

@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads) PrepareRows(const __grid_constant__ 
       if (k % strands::kSquares == 0) squares[k / strands::kSquares] = sum;
       v = v * LoadFloat(args.norm.data, args.norm.dtype, k);
     }
-    out[k] = static_cast<uint16_t>(strands::RoundPair(v, 0));
+    out[k] = static_cast<uint16_t>(RoundPair(v, 0));
   }
   if (!args.norm) return;
   __syncthreads();
@@ -285,14 +285,10 @@ constexpr int kPlainThreads = 256;
 constexpr int kPlainRows = 8;     // rows of the input at a time
 constexpr int kPlainOutputs = 4;  // of a warp at a time
 
-__device__ float WarpSum(float value) {
-  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(~0u, value, distance);
-  return value;
-}
 __device__ float PlainScale(const LinearArgs& args, const float* in) {
   float sum = 0;
   for (int k = threadIdx.x % 32; k < args.in_dim; k += 32) sum += in[k] * in[k];
-  return 1 / sqrtf(WarpSum(sum) / args.in_dim + args.norm_eps);
+  return 1 / sqrtf(LaneSum(sum) / args.in_dim + args.norm_eps);
 }
 
 __global__ void __launch_bounds__(kPlainThreads) PlainLinear(const LinearArgs args) {
@@ -339,7 +335,7 @@ __global__ void __launch_bounds__(kPlainThreads) PlainLinear(const LinearArgs ar
         for (int i = 0; i < kPlainOutputs; ++i) {
 #pragma unroll
           for (int m = 0; m < kPlainRows; ++m) {
-            float value = WarpSum(sum[i][m]);
+            float value = LaneSum(sum[i][m]);
             if (lane != 0 || m >= rows || o + i >= weight.n_rows) continue;
             if (args.norm) value *= scale[m];
             if (segment.bias) value += LoadUnaligned(segment.bias.data, segment.bias.dtype, o + i);

@@ -7,27 +7,20 @@
 
 namespace tandem::strands {
 
-// The sum of a value of 16 neighbouring lanes, which `mask` names, in all of them.
+// The sum of squares of the group that this lane's value belongs to. `mask`: its 16 lanes, or all.
 __device__ __forceinline__ float GroupSum(uint32_t mask, float value) {
-#pragma unroll
-  for (int distance = kSquares / 2; distance > 0; distance /= 2)
-    value += __shfl_xor_sync(mask, value, distance);
-  return value;
+  return LaneSum<kSquares>(value, mask);
+}
+// A row's factor from its sum of squares.
+__device__ __forceinline__ float ScaleOf(float sum, int in_dim, float eps) {
+  return 1.f / sqrtf(sum / static_cast<float>(in_dim) + eps);
 }
 // For a whole warp, from a row's sums of squares by group; `load(i)` brings the i-th.
 template <typename Load>
 __device__ __forceinline__ float RowScale(int in_dim, float eps, Load load) {
   float sum = 0;
   for (int i = static_cast<int>(threadIdx.x) % 32; i < in_dim / kSquares; i += 32) sum += load(i);
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(~0u, sum, distance);
-  return 1.f / sqrtf(sum / static_cast<float>(in_dim) + eps);
-}
-// To the nearest, ties to even; a NaN becomes 0x7fff.
-__device__ __forceinline__ uint32_t RoundPair(float low, float high) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
+  return ScaleOf(LaneSum(sum), in_dim, eps);
 }
 // Adds a chunk to a strand of 16 outputs by 8 rows of the input. Lane (g, t) = (lane / 4, lane % 4) brings values
 // 8 t .. 8 t + 7 of the chunk: of outputs g (`low`) and g + 8 (`high`), and of row g of the input; it gets the sums of

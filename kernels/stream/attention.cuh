@@ -34,12 +34,6 @@ struct Head {
   }
 };
 
-__device__ __forceinline__ float HeadSum(float value) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(~0u, value, distance);
-  return value;
-}
-
 // What rotates a head: loaded before the head is there.
 template <int D>
 struct Rotation {
@@ -66,7 +60,7 @@ struct Rotation {
       for (int j = 0; j < D / 64; ++j) sum = fmaf(head.low[j], head.low[j], sum);
 #pragma unroll
       for (int j = 0; j < D / 64; ++j) sum = fmaf(head.high[j], head.high[j], sum);
-      const float scale = 1.f / sqrtf(HeadSum(sum) / static_cast<float>(D) + eps);
+      const float scale = 1.f / sqrtf(LaneSum(sum) / static_cast<float>(D) + eps);
 #pragma unroll
       for (int j = 0; j < D / 64; ++j) {
         head.low[j] = head.low[j] * scale * low_gain[j];
@@ -259,8 +253,8 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     auto* at = static_cast<uint16_t*>(cache) + to;
 #pragma unroll
     for (int j = 0; j < D / 64; ++j) {
-      at[lane + 32 * j] = static_cast<uint16_t>(strands::RoundPair(head.low[j], 0));
-      at[D / 2 + lane + 32 * j] = static_cast<uint16_t>(strands::RoundPair(head.high[j], 0));
+      at[lane + 32 * j] = static_cast<uint16_t>(RoundPair(head.low[j], 0));
+      at[D / 2 + lane + 32 * j] = static_cast<uint16_t>(RoundPair(head.high[j], 0));
     }
   }
 
@@ -314,7 +308,7 @@ class StreamAttention : packed_attention::Packed<D, 1> {
         patience.Spend();
       }
       const float4 v = this->Merge(stats, sums);
-      const uint32_t low = strands::RoundPair(v.x, v.y), high = strands::RoundPair(v.z, v.w);
+      const uint32_t low = RoundPair(v.x, v.y), high = RoundPair(v.z, v.w);
       asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(
                        attend_.out.template at<uint16_t>(turn_) + this->QueryOffset(query) + at),
                    "r"(low), "r"(high)

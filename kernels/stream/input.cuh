@@ -34,7 +34,7 @@ __device__ __forceinline__ void LoadFirst(const Product& product, int n_rows) {
         if (k >= in_dim) continue;
         if (k % strands::kSquares == 0) squares[m * kFirstGroups + k / strands::kSquares] = sum;
         auto* to = reinterpret_cast<uint16_t*>(Work() + ((k / 32) * n_rows + m) * 64 + (k % 32) * 2);
-        *to = static_cast<uint16_t>(strands::RoundPair(v[i] * gain[i], 0));
+        *to = static_cast<uint16_t>(RoundPair(v[i] * gain[i], 0));
       }
     }
   }
@@ -81,9 +81,7 @@ class Scales {
     for (int i = 0; i < kAhead; ++i) {
       if (lane + 32 * i < n_groups_) sum += squares_[i];
     }
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(~0u, sum, distance);
-    const float scale = 1.f / sqrtf(sum / static_cast<float>(product_.tiles.in_dim) + product_.norm_eps);
+    const float scale = strands::ScaleOf(LaneSum(sum), product_.tiles.in_dim, product_.norm_eps);
     if (lane == 0) Common().scale[row_] = scale;
   }
 

@@ -137,7 +137,7 @@ __device__ __forceinline__ uint32_t Present(float v) {
   return __float_as_uint(v) == kAbsent ? 0x7fffffffu : __float_as_uint(v);
 }
 __device__ __forceinline__ void StoreBf16(uint16_t* p, float v) {
-  const auto bits = static_cast<uint16_t>(strands::RoundPair(v, 0));
+  const auto bits = static_cast<uint16_t>(RoundPair(v, 0));
   asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(p), "h"(bits) : "memory");
 }
 __device__ __forceinline__ void StoreRelaxed(float* p, float v) {

@@ -1,0 +1,97 @@
+#ifdef TANDEM_CUDA
+#include <absl/strings/str_cat.h>
+
+#include "draft/ngram.h"
+#include "kernels/attention/attention.h"
+#include "kernels/embed/embed.h"
+#include "kernels/hash_chain/hash_chain.h"
+#include "kernels/law/law.h"
+#include "kernels/linear/linear.h"
+#include "kernels/plan/plan.h"
+#include "kernels/rope/rope.h"
+#include "kernels/sample/sample.h"
+#include "kernels/silu_gate/silu_gate.h"
+#include "kernels/total_variation/total_variation.h"
+#include "policies/judge.h"
+#include "runtime/settle.h"
+#include "runtime/steps.h"
+
+namespace tandem {
+
+absl::Status LaunchCudaStep(const Program& program, const Step& step, LinearLibrary* library,
+                            CudaStream stream) {
+  switch (step.op) {
+    case Op::kAdmit:
+      AdmitCuda(program.args_as<AdmitArgs>(step), stream);
+      break;
+    case Op::kPlan:
+      PlanCuda(program.args_as<PlanArgs>(step), stream);
+      break;
+    case Op::kEmbed:
+      EmbedCuda(program.args_as<EmbedArgs>(step), stream);
+      break;
+    case Op::kRopeAngles:
+      RopeAnglesCuda(program.args_as<RopeAnglesArgs>(step), stream);
+      break;
+    case Op::kLinear:
+      LinearCuda(program.args_as<LinearArgs>(step), stream, library);
+      break;
+    case Op::kRopeAppend:
+      RopeAppendCuda(program.args_as<RopeAppendArgs>(step), stream);
+      break;
+    case Op::kAttention:
+      AttentionCuda(program.args_as<AttentionArgs>(step), stream);
+      break;
+    case Op::kSiluGate:
+      SiluGateCuda(program.args_as<SiluGateArgs>(step), stream);
+      break;
+    case Op::kHashChain:
+      HashChainCuda(program.args_as<HashChainArgs>(step), stream);
+      break;
+    case Op::kAdvance:
+      AdvanceCuda(program.args_as<AdvanceArgs>(step), stream);
+      break;
+    case Op::kLawBlocks:
+      LawBlocksCuda(program.args_as<LawBlocksArgs>(step), stream);
+      break;
+    case Op::kLaw:
+      LawCuda(program.args_as<LawArgs>(step), stream);
+      break;
+    case Op::kSample:
+      SampleCuda(program.args_as<SampleArgs>(step), stream);
+      break;
+    case Op::kLookup:
+      LookupCuda(program.args_as<LookupArgs>(step), stream);
+      break;
+    case Op::kTotalVariation:
+      TotalVariationCuda(program.args_as<TotalVariationArgs>(step), stream);
+      break;
+    case Op::kJudge: {
+      const auto& args = program.args_as<JudgeArgs>(step);
+      if (args.rule->judge_cuda == nullptr) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("rule ", args.rule->info->name,
+                         " has no code for a CUDA device, since it was not built in from a ",
+                         "header; put it into policies/rules or TANDEM_RULES_DIR, or use device: cpu"));
+      }
+      args.rule->judge_cuda(args, stream);
+      break;
+    }
+    case Op::kSettle:
+      SettleCuda(program.args_as<SettleArgs>(step), stream);
+      break;
+    case Op::kPublish:
+      PublishCuda(program.args_as<PublishArgs>(step), stream);
+      break;
+    case Op::kCut:
+      CutCuda(program.args_as<CutArgs>(step), stream);
+      break;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("step ", Name(step.op), " cannot run on a CUDA device; use device: cpu"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tandem
+#endif  // TANDEM_CUDA
