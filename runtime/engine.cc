@@ -31,7 +31,7 @@ void Engine::Record(Program& round, const Batch& batch) {
   round.Record(kSettled);
 }
 
-// The life of the requests: fill free slots, keep rounds queued, read what the oldest one did.
+// The life of the requests: reserve pages, fill free slots, keep rounds queued, read what the oldest one did.
 absl::Status Engine::Run(EngineListener* listener, std::vector<RequestResult>* results) {
   EngineListener silent;
   if (listener == nullptr) listener = &silent;
@@ -49,46 +49,85 @@ absl::Status Engine::Run(EngineListener* listener, std::vector<RequestResult>* r
 }
 
 absl::Status Engine::Step(EngineListener* listener) {
+  TANDEM_RETURN_IF_ERROR(ReservePages(listener));
   AdmitWaiting();
   QueueRounds();
   return ReadRound(listener);
 }
 
+// Pages for what the rounds queued next may write. In the usual case they are there, and nothing waits.
+absl::Status Engine::ReservePages(EngineListener* listener) {
+  while (!scheduler_->Grow(PositionsAhead(), &grown_)) {
+    // Pages change hands when no queued round may use them; and what these rounds did may end a sequence, too.
+    TANDEM_RETURN_IF_ERROR(n_read_ < n_rounds_ ? ReadRound(listener) : Preempt(scheduler_->LastAdmitted()));
+  }
+  if (grown_.empty()) return absl::OkStatus();
+  PageGrowth& growth = growths_[n_grown_++ % ring_size_];
+  growth.n_entries = static_cast<int32_t>(grown_.size());
+  std::copy(grown_.begin(), grown_.end(), growth.entries);
+  grown_.clear();
+  Enqueue(grow_);
+  return absl::OkStatus();
+}
+
+// The sequence leaves its slot, unfinished, and will be the next to be admitted. REQUIRES: no round is queued.
+absl::Status Engine::Preempt(int32_t slot) {
+  Enqueue(preempt_[slot]);
+  TANDEM_RETURN_IF_ERROR(executor_->WaitFor(0));
+  Sequence& sequence = *scheduler_->at(slot);
+  TANDEM_CHECK(staged_[slot].live && staged_[slot].length == sequence.length());
+  sequence.preempted = staged_[slot];
+  scheduler_->Preempt(slot);
+  return absl::OkStatus();
+}
+
 void Engine::AdmitWaiting() {
-  while (const std::optional<int32_t> slot = scheduler_->Admit()) {
+  while (const std::optional<int32_t> slot = scheduler_->Admit(PositionsAhead())) {
     Sequence& sequence = *scheduler_->at(*slot);
     sequence.admission = ++n_admitted_;
-    const Request& request = sequence.result.request;
-    const auto n_prompt = static_cast<int32_t>(request.prompt.size());
-    // The slot's last admission has run, for the host has seen its sequence end: what was staged for it is free.
-    std::copy(request.prompt.begin(), request.prompt.end(), staged_tokens_.of(*slot));
+    // The slot's last admission has run, for the host has seen its sequence end or leave: what was staged for it is free.
+    const std::vector<int32_t>& prompt = sequence.result.request.prompt;
+    const std::vector<int32_t>& written = sequence.output.tokens();
+    std::copy(written.begin(), written.end(),
+              std::copy(prompt.begin(), prompt.end(), staged_tokens_.of(*slot)));
     SeqState& staged = staged_[*slot];
-    staged = {.live = true,
-              .seed = request.seed,
-              .admission = sequence.admission,
-              .length = n_prompt,
-              .prompt_length = n_prompt,
-              .length_limit = sequence.length_limit,
-              .gamma = options_.gamma,
-              .gamma_max = options_.gamma,
-              .schedule = options_.schedule,
-              .writer = options_.token_cascade ? Writer::kDraft : Writer::kPair,
-              .confidence_min = std::max(options_.confidence_min, policy_->draft_stop().value_or(0.f)),
-              .sampling = request.sampling,
-              .n_stop_ids = static_cast<int32_t>(request.stop_ids.size())};
-    // Named by what it is asked, not by when it came: the same request gives the same tokens in any company.
-    for (int32_t token : request.prompt)
-      staged.sequence = HashMix(staged.sequence, static_cast<uint64_t>(token));
-    std::copy(request.stop_ids.begin(), request.stop_ids.end(), staged.stop_ids);
+    staged = sequence.preempted ? *sequence.preempted : FirstState(sequence);
+    staged.admission = sequence.admission;
+    for (int32_t& rows : staged.rows) rows = 0;
     Enqueue(admit_[*slot]);
-    EnqueuePrefill(n_prompt);
+    EnqueuePrefill(sequence);
   }
 }
 
-// All but the last token of the prompt, in chunks; each prefill program takes at least one whole chunk of it.
-void Engine::EnqueuePrefill(int32_t n_prompt) {
-  const int32_t chunk = options_.prefill_chunk;
-  for (int32_t done = 0; done < n_prompt - 1; done += chunk) Enqueue(prefill_);
+SeqState Engine::FirstState(const Sequence& sequence) const {
+  const Request& request = sequence.result.request;
+  const auto n_prompt = static_cast<int32_t>(request.prompt.size());
+  SeqState state{.live = true,
+                 .seed = request.seed,
+                 .length = n_prompt,
+                 .prompt_length = n_prompt,
+                 .length_limit = sequence.length_limit,
+                 .gamma = options_.gamma,
+                 .gamma_max = options_.gamma,
+                 .schedule = options_.schedule,
+                 .writer = options_.token_cascade ? Writer::kDraft : Writer::kPair,
+                 .confidence_min = std::max(options_.confidence_min, policy_->draft_stop().value_or(0.f)),
+                 .sampling = request.sampling,
+                 .n_stop_ids = static_cast<int32_t>(request.stop_ids.size())};
+  // Named by what it is asked, not by when it came: the same request gives the same tokens in any company.
+  for (int32_t token : request.prompt) state.sequence = HashMix(state.sequence, static_cast<uint64_t>(token));
+  std::copy(request.stop_ids.begin(), request.stop_ids.end(), state.stop_ids);
+  return state;
+}
+
+// All but the last token of the prompt, in chunks, of which each prefill takes one. Then what a preempted sequence had
+// written; a draft that lacks a token more than usual takes a row of the first recovery.
+void Engine::EnqueuePrefill(const Sequence& sequence) {
+  const auto n_prompt = static_cast<int32_t>(sequence.result.request.prompt.size());
+  for (int32_t done = 0; done < n_prompt - 1; done += options_.prefill_chunk) Enqueue(prefill_);
+  const int32_t n_written = sequence.length() - n_prompt;
+  if (n_written == 0) return;
+  for (int32_t done = 0; done < n_written + batch_.n_slots - 1; done += recover_rows_) Enqueue(recover_);
 }
 
 void Engine::Enqueue(const Program& program) {
@@ -97,8 +136,7 @@ void Engine::Enqueue(const Program& program) {
 }
 
 void Engine::QueueRounds() {
-  const int64_t wanted = executor_->runs_ahead() ? 1 + options_.rounds_ahead : 1;
-  while (n_rounds_ - n_read_ < wanted) {
+  while (n_rounds_ - n_read_ < RoundsQueued()) {
     Enqueue(round_);
     round_at_[n_rounds_++ % ring_size_] = n_enqueued_;
   }
@@ -147,12 +185,11 @@ absl::Status Engine::ReadSlot(int32_t slot, const RoundRecord& round, EngineList
   const std::span<const int32_t> tokens = sequence->output.tokens();
   const std::span<const Origin> origin = sequence->output.origin();
   listener->OnTokens(result.request, tokens.last(n_taken), origin.last(n_taken), text);
-  if (finish != FinishReason::kNone) Finish(slot, finish, listener);
+  if (finish != FinishReason::kNone) Finish(scheduler_->Release(slot), finish, listener);
   return absl::OkStatus();
 }
 
-void Engine::Finish(int32_t slot, FinishReason reason, EngineListener* listener) {
-  const std::unique_ptr<Sequence> sequence = scheduler_->Release(slot);
+void Engine::Finish(std::unique_ptr<Sequence> sequence, FinishReason reason, EngineListener* listener) {
   sequence->Complete(reason);
   listener->OnFinish(sequence->result);
   Keep(std::move(sequence->result));
@@ -174,12 +211,17 @@ void Engine::Abandon(FinishReason reason, EngineListener* listener) {
   }
   n_read_ = n_rounds_;
   for (int32_t slot = 0; slot < batch_.n_slots; ++slot) {
-    if (scheduler_->at(slot) != nullptr) Finish(slot, reason, listener);
+    if (scheduler_->at(slot) != nullptr) Finish(scheduler_->Release(slot), reason, listener);
   }
-  for (const auto& sequence : scheduler_->TakeWaiting()) {
+  for (std::unique_ptr<Sequence>& sequence : scheduler_->TakeWaiting()) {
+    if (sequence->preempted) {
+      Finish(std::move(sequence), reason, listener);
+      continue;
+    }
     sequence->Complete(FinishReason::kCancelled);
     Keep(std::move(sequence->result));
   }
+  grown_.clear();
   scheduler_->ResetCount();
 }
 

@@ -120,14 +120,20 @@ class Engine : public Generator {
   void RecordPrograms();
   absl::Status MakeExecutor();
 
+  absl::Status ReservePages(EngineListener* listener);
+  absl::Status Preempt(int32_t slot);
   void AdmitWaiting();
-  void EnqueuePrefill(int32_t n_prompt);
+  SeqState FirstState(const Sequence& sequence) const;
+  void EnqueuePrefill(const Sequence& sequence);
   void Enqueue(const Program& program);
+  // Rounds that are queued and unread when the host waits, and positions that they may write.
+  int32_t RoundsQueued() const { return executor_->runs_ahead() ? 1 + options_.rounds_ahead : 1; }
+  int32_t PositionsAhead() const { return RoundsQueued() * (options_.gamma + 1); }
   void QueueRounds();
   absl::Status ReadRound(EngineListener* listener);
   absl::Status ReadSlot(int32_t slot, const RoundRecord& round, EngineListener* listener);
   void Keep(RequestResult result);
-  void Finish(int32_t slot, FinishReason reason, EngineListener* listener);
+  void Finish(std::unique_ptr<Sequence> sequence, FinishReason reason, EngineListener* listener);
   absl::Status FaultError(int32_t slot, const SlotRecord& record) const;
 
   EngineOptions options_;
@@ -143,13 +149,20 @@ class Engine : public Generator {
   // Programs, recorded once.
   Program round_;
   Program prefill_;
-  std::vector<Program> admit_;  // [n_slots]
-  std::vector<Program> cut_;    // [n_slots]
+  Program recover_;
+  int32_t recover_rows_;  // of one recovery
+  Program grow_;
+  std::vector<Program> admit_;    // [n_slots]
+  std::vector<Program> cut_;      // [n_slots]
+  std::vector<Program> preempt_;  // [n_slots]
 
   // Written by the host before the program that reads it is enqueued.
-  SeqState* staged_;          // [n_slots]
-  TokenTable staged_tokens_;  // prompts
+  SeqState* staged_;          // [n_slots]; preempt writes it, too
+  TokenTable staged_tokens_;  // prompts, and what was written before a preemption
   int32_t* cut_length_;       // [n_slots]
+  PageGrowth* growths_;       // [ring_size_] a growth comes before a round, and rounds are read in their order
+  int64_t n_grown_ = 0;
+  std::vector<PageTableEntry> grown_;  // reused
 
   SlotRecord* records_ = nullptr;  // [n_slots], settle to publish
   RoundRecord* ring_;              // [ring_size_], written by publish

@@ -5,6 +5,7 @@
 
 #include "draft/model_drafter.h"
 #include "draft/ngram.h"
+#include "kernels/attention/attention.h"
 #include "runtime/cascade/token_cascade.h"
 #include "runtime/core/cuda.h"
 #include "runtime/engine.h"
@@ -126,6 +127,13 @@ Engine::Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Poli
       .data = shared_.New<int32_t>(static_cast<size_t>(options_.n_slots) * options_.max_context),
       .stride = options_.max_context};
   cut_length_ = shared_.New<int32_t>(options_.n_slots);
+  growths_ = shared_.New<PageGrowth>(ring_size_);
+  // Between two growths the host reads at most the rounds it queues, and a sequence is that much longer.
+  const int32_t most = (1 + options_.rounds_ahead) * (options_.gamma + 1);
+  const auto n_entries = static_cast<size_t>(options_.n_slots) * kNumSides *
+                         static_cast<size_t>((most + options_.page_size - 1) / options_.page_size);
+  grown_.reserve(n_entries);
+  for (int32_t i = 0; i < ring_size_; ++i) growths_[i].entries = shared_.New<PageTableEntry>(n_entries);
   ring_ = shared_.New<RoundRecord>(ring_size_);
   for (int32_t i = 0; i < ring_size_; ++i) ring_[i].slots = shared_.New<SlotRecord>(options_.n_slots);
 
@@ -174,8 +182,9 @@ absl::Status Engine::MakeExecutor() {
                                                   .check_steps = options_.check_steps,
                                                   .stream_kernels = options_.stream_kernels,
                                                   .trace = options_.trace}));
-  for (const Program* program : {&round_, &prefill_}) TANDEM_RETURN_IF_ERROR(executor_->Prepare(*program));
-  for (const std::vector<Program>* programs : {&admit_, &cut_}) {
+  for (const Program* program : {&round_, &prefill_, &recover_, &grow_})
+    TANDEM_RETURN_IF_ERROR(executor_->Prepare(*program));
+  for (const std::vector<Program>* programs : {&admit_, &cut_, &preempt_}) {
     for (const Program& program : *programs) TANDEM_RETURN_IF_ERROR(executor_->Prepare(program));
   }
   return absl::OkStatus();
@@ -192,8 +201,23 @@ void Engine::RecordPrograms() {
   // The target of a token cascade feeds the prompt when it is asked first.
   if (!options_.token_cascade) verifier_->Prefill(prefill_, batch_, options_.prefill_chunk);
 
+  // Few enough rows that they have the bits of a round's.
+  recover_rows_ = std::min<int32_t>(kAttentionDecodeRows, options_.prefill_chunk);
+  const ModelRunner::What recovery{.kind = PlanKind::kRecover, .chunk = recover_rows_};
+  recover_.At(Lane::kDraft, Phase::kPrefill);
+  recover_.Wait(kSettled);
+  if (drafter_->runner() != nullptr) drafter_->runner()->Extend(recover_, batch_, recovery, {});
+  recover_.Record(kPrefilled);
+  recover_.At(Lane::kTarget, Phase::kPrefill);
+  if (!options_.token_cascade) verifier_->runner().Extend(recover_, batch_, recovery, {});
+
+  grow_.At(Lane::kTarget, Phase::kSettle);
+  grow_.Add(GrowArgs{.ring = growths_, .ring_size = ring_size_, .n_grown = arena_.New<int64_t>(1)});
+  grow_.Record(kSettled);
+
   admit_.resize(options_.n_slots);
   cut_.resize(options_.n_slots);
+  preempt_.resize(options_.n_slots);
   for (int32_t slot = 0; slot < options_.n_slots; ++slot) {
     admit_[slot].At(Lane::kTarget, Phase::kSettle);
     admit_[slot].Wait(kPrefilled);  // planning a prefill looks at every slot
@@ -209,6 +233,9 @@ void Engine::RecordPrograms() {
     cut_[slot].At(Lane::kTarget, Phase::kSettle);
     cut_[slot].Add(CutArgs{.slot = slot, .length = cut_length_ + slot, .states = batch_.states});
     cut_[slot].Record(kSettled);
+    preempt_[slot].At(Lane::kTarget, Phase::kSettle);
+    preempt_[slot].Add(PreemptArgs{.slot = slot, .staged = staged_ + slot, .states = batch_.states});
+    preempt_[slot].Record(kSettled);
   }
 }
 

@@ -27,6 +27,7 @@ void SpeculationCounts::Add(const SpeculationCounts& other) {
   num_tokens_by_draft += other.num_tokens_by_draft;
   num_scored_answers += other.num_scored_answers;
   num_deferred_answers += other.num_deferred_answers;
+  num_preemptions += other.num_preemptions;
   num_emitted_tokens += other.num_emitted_tokens;
   num_judged += other.num_judged;
   num_deferred += other.num_deferred;

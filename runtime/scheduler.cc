@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "runtime/core/check.h"
+
 namespace tandem {
 
 Scheduler::Scheduler(int32_t n_slots, int32_t max_context, const Tokenizer* tokenizer,
@@ -28,20 +30,50 @@ void Scheduler::Submit(Request request) {
   waiting_.push_back(std::move(sequence));
 }
 
-std::optional<int32_t> Scheduler::Admit() {
+int64_t Scheduler::PositionsFor(const Sequence& sequence, int32_t ahead) const {
+  return std::min<int64_t>(int64_t{sequence.length()} + ahead, sequence.length_limit);
+}
+
+std::optional<int32_t> Scheduler::Admit(int32_t ahead) {
   if (waiting_.empty()) return std::nullopt;
   const auto slot = std::find(slots_.begin(), slots_.end(), nullptr) - slots_.begin();
   if (slot == n_slots()) return std::nullopt;
   for (PagedCache* cache : caches_) {
-    if (cache->Reserve(static_cast<int32_t>(slot), waiting_.front()->length_limit)) continue;
+    if (cache->Reserve(static_cast<int32_t>(slot), PositionsFor(*waiting_.front(), ahead))) continue;
     for (PagedCache* reserved : caches_) reserved->Release(static_cast<int32_t>(slot));
     return std::nullopt;
   }
   slots_[slot] = std::move(waiting_.front());
   waiting_.pop_front();
-  slots_[slot]->result.admitted_ns = NowNs();
+  if (!slots_[slot]->preempted) slots_[slot]->result.admitted_ns = NowNs();
   ++n_running_;
   return static_cast<int32_t>(slot);
+}
+
+bool Scheduler::Grow(int32_t ahead, std::vector<PageTableEntry>* entries) {
+  for (int32_t slot = 0; slot < n_slots(); ++slot) {
+    if (slots_[slot] == nullptr) continue;
+    for (PagedCache* cache : caches_) {
+      if (!cache->Grow(slot, PositionsFor(*slots_[slot], ahead), entries)) return false;
+    }
+  }
+  return true;
+}
+
+int32_t Scheduler::LastAdmitted() const {
+  int32_t last = -1;
+  for (int32_t slot = 0; slot < n_slots(); ++slot) {
+    if (slots_[slot] != nullptr && (last < 0 || slots_[slot]->admission > slots_[last]->admission))
+      last = slot;
+  }
+  TANDEM_CHECK(last >= 0) << "nothing is running";
+  return last;
+}
+
+void Scheduler::Preempt(int32_t slot) {
+  TANDEM_CHECK(n_running_ > 1) << "a sequence that is alone has room";
+  ++slots_[slot]->result.counts.num_preemptions;
+  waiting_.push_front(Release(slot));
 }
 
 std::unique_ptr<Sequence> Scheduler::Release(int32_t slot) {

@@ -54,4 +54,16 @@ void Cut(const CutArgs& args) {
   internal::CutSlot(state, *args.length);
 }
 
+void Grow(const GrowArgs& args) {
+  const PageGrowth& growth = args.ring[*args.n_grown % args.ring_size];
+  for (int32_t i = 0; i < growth.n_entries; ++i) *growth.entries[i].at = growth.entries[i].page;
+  ++*args.n_grown;
+}
+
+void Preempt(const PreemptArgs& args) {
+  SeqState& state = args.states[args.slot];
+  *args.staged = state;
+  state.live = false;
+}
+
 }  // namespace tandem

@@ -5,6 +5,8 @@
 //            then the kept tokens and the added one are appended, cut at a stop id or the length limit
 //   publish  copies the round's records to the ring that the host reads
 //   cut      the host found a stop string: the sequence ends at a length it names
+//   grow     running sequences get more pages: entries of their rows of the page tables
+//   preempt  a sequence leaves its slot unfinished: its state goes to the host, which stages it again some day
 //
 // In a token cascade (Writer) the target adds a token only where it was asked and its cache has caught up; the sequence is
 // the draft's again then.
@@ -69,15 +71,40 @@ struct CutArgs {
   SeqState* states;
 };
 
+// Entries that no queued round reads: they are of pages that those rounds do not reach.
+struct PageGrowth {
+  int32_t n_entries = 0;
+  PageTableEntry* entries = nullptr;  // where they are written is the page tables' own memory
+};
+
+struct GrowArgs {
+  static constexpr Op kOp = Op::kGrow;
+  const PageGrowth* ring;  // [ring_size] the host writes place n of the n-th growth before it enqueues the program
+  int32_t ring_size;       // more than the growths that are queued at a time
+  int64_t* n_grown;
+};
+
+// What a queued round would do to the sequence is lost: none may be.
+struct PreemptArgs {
+  static constexpr Op kOp = Op::kPreempt;
+  int32_t slot;
+  SeqState* staged;  // out: the sequence's state
+  SeqState* states;
+};
+
 void Admit(const AdmitArgs& args);
 void Settle(const SettleArgs& args);
 void Publish(const PublishArgs& args);
 void Cut(const CutArgs& args);
+void Grow(const GrowArgs& args);
+void Preempt(const PreemptArgs& args);
 
 void AdmitCuda(const AdmitArgs& args, CudaStream stream);
 void SettleCuda(const SettleArgs& args, CudaStream stream);
 void PublishCuda(const PublishArgs& args, CudaStream stream);
 void CutCuda(const CutArgs& args, CudaStream stream);
+void GrowCuda(const GrowArgs& args, CudaStream stream);
+void PreemptCuda(const PreemptArgs& args, CudaStream stream);
 
 }  // namespace tandem
 

@@ -126,6 +126,24 @@ __global__ void CutKernel(const __grid_constant__ CutArgs args) {
   internal::CutSlot(args.states[args.slot], *args.length);
 }
 
+// One block, for the count of growths is read by all before one raises it.
+__global__ void __launch_bounds__(kThreads) GrowKernel(const __grid_constant__ GrowArgs args) {
+  const int64_t n_grown = *args.n_grown;
+  __syncthreads();
+  const PageGrowth growth = args.ring[n_grown % args.ring_size];
+  for (int32_t i = threadIdx.x; i < growth.n_entries; i += kThreads) {
+    const PageTableEntry entry = growth.entries[i];
+    *entry.at = entry.page;
+  }
+  if (threadIdx.x == 0) *args.n_grown = n_grown + 1;
+}
+
+__global__ void PreemptKernel(const __grid_constant__ PreemptArgs args) {
+  SeqState& state = args.states[args.slot];
+  *args.staged = state;
+  state.live = false;
+}
+
 }  // namespace
 
 void AdmitCuda(const AdmitArgs& args, CudaStream stream) {
@@ -143,5 +161,11 @@ void PublishCuda(const PublishArgs& args, CudaStream stream) {
 }
 
 void CutCuda(const CutArgs& args, CudaStream stream) { Launch(CutKernel, {}, stream, args); }
+
+void GrowCuda(const GrowArgs& args, CudaStream stream) {
+  Launch(GrowKernel, {.block = kThreads}, stream, args);
+}
+
+void PreemptCuda(const PreemptArgs& args, CudaStream stream) { Launch(PreemptKernel, {}, stream, args); }
 
 }  // namespace tandem

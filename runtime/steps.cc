@@ -89,6 +89,10 @@ void RunSerialStep(const Program& program, const Step& step) {
       return Publish(program.args_as<PublishArgs>(step));
     case Op::kCut:
       return Cut(program.args_as<CutArgs>(step));
+    case Op::kGrow:
+      return Grow(program.args_as<GrowArgs>(step));
+    case Op::kPreempt:
+      return Preempt(program.args_as<PreemptArgs>(step));
     default:
       TANDEM_CHECK(false) << Name(step.op) << " is no serial step";
   }
@@ -142,6 +146,10 @@ const char* Name(Op op) {
       return "publish";
     case Op::kCut:
       return "cut";
+    case Op::kGrow:
+      return "grow";
+    case Op::kPreempt:
+      return "preempt";
     case Op::kCount:
       break;
   }

@@ -86,6 +86,12 @@ absl::Status LaunchCudaStep(const Program& program, const Step& step, LinearLibr
     case Op::kCut:
       CutCuda(program.args_as<CutArgs>(step), stream);
       break;
+    case Op::kGrow:
+      GrowCuda(program.args_as<GrowArgs>(step), stream);
+      break;
+    case Op::kPreempt:
+      PreemptCuda(program.args_as<PreemptArgs>(step), stream);
+      break;
     default:
       return absl::InvalidArgumentError(
           absl::StrCat("step ", Name(step.op), " cannot run on a CUDA device; use device: cpu"));

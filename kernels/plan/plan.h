@@ -14,9 +14,13 @@
 namespace tandem {
 
 enum class PlanKind : int32_t {
-  // Committed tokens that the cache lacks, up to but not including the last one, cut at the next multiple of `chunk`
-  // and at the plan's capacity, slot after slot. No logits.
+  // Prompt tokens that the cache lacks, up to but not including the last one, cut at the next multiple of `chunk` and at
+  // the plan's capacity, slot after slot. No logits.
   kExtend,
+  // Committed tokens that the cache lacks, from the prompt's last one on and up to but not including the last of all, cut
+  // at the plan's capacity, slot after slot: what a sequence had written when it was preempted. No logits. The prompt's
+  // other tokens are in the cache. A draft that lacks two tokens between rounds gets the first of them here.
+  kRecover,
   // Draft step `index` = 0: the committed tokens the cache lacks, at most two, the last one included. Logits of the
   // last go to row (slot, 0).
   // Draft step `index` > 0: proposed token index - 1 of the sequences that still draft. Logits go to row (slot, index).
@@ -78,9 +82,12 @@ TANDEM_HD inline SlotRows RowsOf(const PlanArgs& args, int32_t slot, int32_t roo
   if (!state.live) return {};
   const int32_t begin = state.rows[args.side];
   const int32_t block = args.proposal.block;
-  if (args.kind == PlanKind::kExtend) {
-    int32_t end = (begin / args.chunk + 1) * args.chunk;
-    if (end > state.length - 1) end = state.length - 1;
+  if (args.kind == PlanKind::kExtend || args.kind == PlanKind::kRecover) {
+    int32_t end = state.length - 1;
+    if (args.kind == PlanKind::kExtend) {
+      end = (begin / args.chunk + 1) * args.chunk;
+      if (end > state.prompt_length - 1) end = state.prompt_length - 1;
+    }
     if (end > begin + room) end = begin + room;
     return {begin, end > begin ? end - begin : 0, 0, 0};
   }

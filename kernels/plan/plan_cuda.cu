@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads) PlanKernel(const __grid_constant__ P
       for (int32_t i = 0; i < n; ++i) {
         SlotRows& rows = slots[i];
         const int32_t room = plan.capacity - first_row[i];
-        // Prefill and a target that catches up are cut at the plan's capacity, without logits then; of the others the
+        // Prefill, recovery and a target that catches up are cut at the plan's capacity, without logits then; of the others the
         // capacity has room for all, unless a state is broken.
         if (rows.n_rows < 0 || rows.n_rows > room) {
           rows.n_rows = rows.n_rows < 0 ? 0 : room;

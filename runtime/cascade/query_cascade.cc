@@ -105,6 +105,7 @@ void QueryCascade::Answered(size_t index, const RequestResult& draft) {
   RequestResult& result = item.result;
   result.admitted_ns = draft.admitted_ns;
   result.counts.draft_calls = draft.counts.target_calls;
+  result.counts.num_preemptions = draft.counts.num_preemptions;
   result.stages.push_back(
       {"draft", draft.admitted_ns, draft.finished_ns, static_cast<int64_t>(draft.token_ids.size())});
   if (draft.finish == FinishReason::kStop || draft.finish == FinishReason::kLength) {

@@ -30,6 +30,12 @@ struct KvLayer {
   }
 };
 
+// An entry of a page table, where steps read it, and what belongs there.
+struct PageTableEntry {
+  int32_t* at = nullptr;
+  int32_t page = 0;
+};
+
 // A slot's row of a page table, twice: where the host wrote it, and where steps read it once the admit step has copied.
 struct PageTableRow {
   const int32_t* staged = nullptr;  // null: there is no such cache

@@ -43,6 +43,8 @@ enum class Op : uint16_t {
   kSettle,          // runtime/settle.h
   kPublish,         // runtime/settle.h
   kCut,             // runtime/settle.h
+  kGrow,            // runtime/settle.h: more pages for running sequences
+  kPreempt,         // runtime/settle.h: an unfinished sequence out of its slot
   kCount,
 };
 

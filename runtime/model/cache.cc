@@ -1,5 +1,7 @@
 #include "runtime/model/cache.h"
 
+#include <algorithm>
+
 namespace tandem {
 namespace {
 
@@ -15,7 +17,7 @@ PagedCache::PagedCache(const ModelShape& shape, const CacheOptions& options)
       staging_(options.device, Access::kShared),
       page_table_(arena_.New<int32_t>(static_cast<size_t>(options.n_slots) * max_pages_)),
       staged_(staging_.New<int32_t>(static_cast<size_t>(options.n_slots) * max_pages_)),
-      n_reserved_(options.n_slots, 0) {
+      held_(options.n_slots) {
   const size_t layer_bytes = static_cast<size_t>(n_pages_) * options.page_size * shape.n_kv_heads *
                              shape.head_dim * SizeOf(options.dtype);
   for (int32_t layer = 0; layer < shape.n_layers; ++layer) {
@@ -32,23 +34,40 @@ PagedCache::PagedCache(const ModelShape& shape, const CacheOptions& options)
   for (int64_t page = n_pages_; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
 }
 
-bool PagedCache::Reserve(int32_t slot, int64_t n_tokens) {
+bool PagedCache::Take(int32_t slot, int64_t n_tokens) {
   const int64_t n_pages = PagesFor(n_tokens, options_.page_size);
   TANDEM_CHECK(n_pages <= max_pages_) << n_tokens << " positions, of at most " << options_.max_context;
-  const int64_t n_more = n_pages - n_reserved_[slot];
-  if (n_more <= 0) return true;
+  std::vector<int32_t>& held = held_[slot];
+  const int64_t n_more = n_pages - static_cast<int64_t>(held.size());
   if (n_more > static_cast<int64_t>(free_.size())) return false;
-  int32_t* row = staged_ + static_cast<int64_t>(slot) * max_pages_;
   for (int64_t i = 0; i < n_more; ++i) {
-    row[n_reserved_[slot]++] = free_.back();
+    held.push_back(free_.back());
     free_.pop_back();
   }
   return true;
 }
 
+bool PagedCache::Reserve(int32_t slot, int64_t n_tokens) {
+  TANDEM_CHECK(held_[slot].empty()) << "slot " << slot << " has pages";
+  if (!Take(slot, n_tokens)) return false;
+  std::copy(held_[slot].begin(), held_[slot].end(), staged_ + static_cast<int64_t>(slot) * max_pages_);
+  return true;
+}
+
+bool PagedCache::Grow(int32_t slot, int64_t n_tokens, std::vector<PageTableEntry>* entries) {
+  const std::vector<int32_t>& held = held_[slot];
+  size_t i = held.size();
+  if (!Take(slot, n_tokens)) return false;
+  for (int32_t* row = page_table_ + static_cast<int64_t>(slot) * max_pages_; i < held.size(); ++i) {
+    entries->push_back({row + i, held[i]});
+  }
+  return true;
+}
+
 void PagedCache::Release(int32_t slot) {
-  const int32_t* row = staged_ + static_cast<int64_t>(slot) * max_pages_;
-  while (n_reserved_[slot] > 0) free_.push_back(row[--n_reserved_[slot]]);
+  std::vector<int32_t>& held = held_[slot];
+  free_.insert(free_.end(), held.rbegin(), held.rend());
+  held.clear();
 }
 
 PageTableRow PagedCache::page_row(int32_t slot) const {

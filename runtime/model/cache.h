@@ -1,9 +1,11 @@
 // PagedCache: the KV memory of one model for every slot of a batch, in pages of a fixed number of positions.
 //
-// The host owns it and hands out pages: Reserve before a sequence's first step, Release after its last. Reserve writes
-// the slot's row of the page table into memory of the host's, and the admit step copies it to where steps read it: so it
-// is written only while no queued admission of that slot is unfinished. How many positions of a page are valid is not
-// the cache's business but SeqState's: settle cuts by lowering a number.
+// The host owns it and hands out pages: Reserve before a sequence's first step, Grow while it runs, Release after its last
+// step. Steps read the page table in memory of the device's, which steps alone write. Reserve writes the slot's row into
+// memory of the host's, and the admit step copies it: so Reserve is called only while no queued admission of that slot is
+// unfinished. Grow tells entries by value, which the grow step writes: what was staged stays as it is, so a sequence may
+// grow while its admission is still queued. How many positions of a page are valid is not the cache's business but
+// SeqState's: settle cuts by lowering a number.
 #ifndef TANDEM_RUNTIME_MODEL_CACHE_H_
 #define TANDEM_RUNTIME_MODEL_CACHE_H_
 
@@ -30,13 +32,18 @@ class PagedCache {
   PagedCache(const ModelShape& shape, const CacheOptions& options);
 
   // Makes room for `n_tokens` positions of the slot; false, changing nothing, if the free pages do not reach.
-  // REQUIRES: n_tokens <= max_context.
+  // REQUIRES: n_tokens <= max_context; Reserve: the slot has no pages.
   [[nodiscard]] bool Reserve(int32_t slot, int64_t n_tokens);
+  // The same for a slot in use: adds to `entries` what the page table lacks, at most one for every page_size positions
+  // more than before, rounded up.
+  [[nodiscard]] bool Grow(int32_t slot, int64_t n_tokens, std::vector<PageTableEntry>* entries);
   void Release(int32_t slot);
 
   int64_t free_tokens() const { return static_cast<int64_t>(free_.size()) * options_.page_size; }
   int64_t total_tokens() const { return n_pages_ * options_.page_size; }
-  int64_t reserved_tokens(int32_t slot) const { return n_reserved_[slot] * int64_t{options_.page_size}; }
+  int64_t reserved_tokens(int32_t slot) const {
+    return static_cast<int64_t>(held_[slot].size()) * options_.page_size;
+  }
   PageTableRow page_row(int32_t slot) const;  // for the admit step
   int64_t bytes() const { return static_cast<int64_t>(arena_.bytes()); }
   static int64_t BytesPerToken(const ModelShape& shape, DType dtype);
@@ -45,15 +52,17 @@ class PagedCache {
   const KvLayer* layers() const { return layers_.data(); }
 
  private:
+  bool Take(int32_t slot, int64_t n_tokens);
+
   CacheOptions options_;
   int64_t n_pages_;
   int32_t max_pages_;  // of one sequence
   Arena arena_;
   Arena staging_;
-  int32_t* page_table_;              // [n_slots, max_pages]
-  int32_t* staged_;                  // [n_slots, max_pages] what Reserve writes
-  std::vector<int32_t> n_reserved_;  // [n_slots] pages
-  std::vector<int32_t> free_;        // a stack
+  int32_t* page_table_;                     // [n_slots, max_pages]
+  int32_t* staged_;                         // [n_slots, max_pages] what Reserve writes
+  std::vector<std::vector<int32_t>> held_;  // [n_slots] pages, as in the page table
+  std::vector<int32_t> free_;               // a stack
   std::vector<KvLayer> layers_;
 };
 

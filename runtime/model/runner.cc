@@ -33,7 +33,8 @@ ModelRunner::ModelRunner(std::shared_ptr<const Model> model, const RunnerOptions
 int32_t ModelRunner::RowsAtMost(const What& what, const Batch& batch) const {
   switch (what.kind) {
     case PlanKind::kExtend:
-      break;
+    case PlanKind::kRecover:
+      return what.chunk;
     case PlanKind::kDraft:
       return batch.n_slots * (what.index == 0 ? 2 : 1);
     case PlanKind::kVerify:

@@ -79,7 +79,8 @@ LawBuffer TextScorer::Score(std::span<const int32_t> prompt, std::span<const int
   TANDEM_CHECK(!prompt.empty() && !tokens.empty());
   TANDEM_CHECK(prompt.size() + tokens.size() <= static_cast<size_t>(batch_.tokens.stride));
   TANDEM_CHECK(tokens.size() < static_cast<size_t>(proposal_.block));
-  staged_ = {.live = true, .length = static_cast<int32_t>(prompt.size())};
+  const auto n_prompt = static_cast<int32_t>(prompt.size());
+  staged_ = {.live = true, .length = n_prompt, .prompt_length = n_prompt};
   std::copy(prompt.begin(), prompt.end(), prompt_.begin());
   const auto n_proposed = static_cast<int32_t>(tokens.size()) - 1;  // nothing is asked after the last
   std::copy(tokens.begin(), tokens.begin() + n_proposed, proposal_.tokens);
