@@ -55,6 +55,13 @@ absl::Status Engine::Step(EngineListener* listener) {
   return ReadRound(listener);
 }
 
+// What a sequence needs beyond its known length: what the queued rounds may write, or, in a cache that holds the longest of
+// every slot, all at once.
+int32_t Engine::PositionsAhead() const {
+  if (verifier_->runner().cache().HoldsAllSlots()) return options_.max_context;
+  return RoundsQueued() * (options_.gamma + 1);
+}
+
 // Pages for what the rounds queued next may write. In the usual case they are there, and nothing waits.
 absl::Status Engine::ReservePages(EngineListener* listener) {
   while (!scheduler_->Grow(PositionsAhead(), &grown_)) {

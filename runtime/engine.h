@@ -34,7 +34,7 @@ struct EngineOptions {
   float confidence_min = 0;     // stop drafting after a token whose q is under it; 0: never
   int32_t max_context = 0;      // longest sequence; 0: the smaller of the models' max_context
   int32_t page_size = 16;       // cache positions per page
-  int64_t cache_tokens = 0;     // positions that each cache holds; 0: n_slots * max_context
+  int64_t cache_tokens = 0;     // positions that each cache holds; 0: max_context, in whole pages, for every slot
   int32_t prefill_chunk = 128;  // rows of one prefill forward
   int32_t rounds_ahead = 1;     // rounds that may be queued beyond the one whose record the host waits for
   StreamMode streams = StreamMode::kInline;
@@ -126,9 +126,9 @@ class Engine : public Generator {
   SeqState FirstState(const Sequence& sequence) const;
   void EnqueuePrefill(const Sequence& sequence);
   void Enqueue(const Program& program);
-  // Rounds that are queued and unread when the host waits, and positions that they may write.
+  // Rounds that are queued and unread when the host waits.
   int32_t RoundsQueued() const { return executor_->runs_ahead() ? 1 + options_.rounds_ahead : 1; }
-  int32_t PositionsAhead() const { return RoundsQueued() * (options_.gamma + 1); }
+  int32_t PositionsAhead() const;
   void QueueRounds();
   absl::Status ReadRound(EngineListener* listener);
   absl::Status ReadSlot(int32_t slot, const RoundRecord& round, EngineListener* listener);

@@ -82,7 +82,8 @@ absl::Status Resolve(EngineOptions* options, PairSpec* pair) {
   if (pair->n_vocab == 0) pair->n_vocab = n_vocab;
   TANDEM_RETURN_IF_ERROR(CheckRange("the pair's vocabulary", pair->n_vocab, 1, n_vocab));
   if (options->cache_tokens == 0) {
-    options->cache_tokens = int64_t{options->n_slots} * options->max_context;
+    const int32_t pages = (options->max_context + options->page_size - 1) / options->page_size;
+    options->cache_tokens = int64_t{options->n_slots} * pages * options->page_size;
     if (device.is_cuda()) TANDEM_RETURN_IF_ERROR(FitCache(*pair, device, options));
   }
   return absl::OkStatus();

@@ -39,6 +39,8 @@ class PagedCache {
   [[nodiscard]] bool Grow(int32_t slot, int64_t n_tokens, std::vector<PageTableEntry>* entries);
   void Release(int32_t slot);
 
+  // Whether every slot may have pages for max_context positions at a time.
+  bool HoldsAllSlots() const { return n_pages_ >= int64_t{options_.n_slots} * max_pages_; }
   int64_t free_tokens() const { return static_cast<int64_t>(free_.size()) * options_.page_size; }
   int64_t total_tokens() const { return n_pages_ * options_.page_size; }
   int64_t reserved_tokens(int32_t slot) const {
