@@ -263,6 +263,13 @@ std::string TextReport(const ReportHeader& header, const Measured& measured, boo
                      colour);
   text += CascadeLines(header, measured, colour);
   text += AcceptanceLines(measured, colour);
+  if (counts.num_preemptions > 0) {
+    text += ReportLine("cache",
+                       absl::StrCat(FormatCount(counts.num_preemptions),
+                                    counts.num_preemptions == 1 ? " preemption" : " preemptions",
+                                    ": too few pages, a sequence was computed again; raise cache.tokens"),
+                       colour);
+  }
   const double mean_ms = NumberOf("inter_token_latency_ms.mean", measured);
   text += ReportLine(
       "latency",

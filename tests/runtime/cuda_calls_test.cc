@@ -1,4 +1,5 @@
-// What the host asks of CUDA while rounds run: one graph and one event a round, and nothing that waits, allocates or copies.
+// What the host asks of CUDA while rounds run: one graph and one event a round, the same once more where sequences get
+// more pages, and nothing that waits, allocates or copies.
 // The calls are counted where the linker wraps them.
 // ctest-link: -Wl,--wrap=cudaMalloc,--wrap=cudaFree,--wrap=cudaHostAlloc,--wrap=cudaMemcpy,--wrap=cudaMemcpyAsync
 // ctest-link: -Wl,--wrap=cudaMemset,--wrap=cudaDeviceSynchronize,--wrap=cudaStreamSynchronize
@@ -48,36 +49,60 @@ TANDEM_WRAP(others, cudaLaunchKernelExC, (const cudaLaunchConfig_t* config, cons
 namespace tandem {
 namespace {
 
-TEST(CudaCalls, ARoundIsOneGraphAndOneEvent) {
-  TANDEM_SKIP_WITHOUT(kCudaDevice);
 #ifdef TANDEM_CUDA
-  // Counts from the 5th round that it reads to the 25th.
-  class Counter : public EngineListener {
-   public:
-    bool Cancelled() override {
-      ++n_rounds;
-      if (n_rounds == 5) first = calls;
-      if (n_rounds == 25) last = calls;
-      return false;
-    }
-    int n_rounds = 0;
-    Calls first, last;
-  };
+// Counts from the 5th round that it reads to the 25th.
+class Counter : public EngineListener {
+ public:
+  bool Cancelled() override {
+    ++n_rounds;
+    if (n_rounds == 5) first = calls;
+    if (n_rounds == 25) last = calls;
+    return false;
+  }
+  int n_rounds = 0;
+  Calls first, last;
+};
+
+void CountCalls(int32_t page_size, int64_t cache_tokens, Counter* counter) {
   PairSpec pair{.target = {.model = HashTarget(kCudaDevice)},
                 .draft = ModelSpec{.model = HashDraft(kCudaDevice)}};
-  auto engine = MakeEngine({.n_slots = 2, .gamma = 3, .max_context = 512}, pair, MakePolicy());
+  const EngineOptions options{
+      .n_slots = 2, .gamma = 3, .max_context = 512, .page_size = page_size, .cache_tokens = cache_tokens};
+  auto engine = MakeEngine(options, pair, MakePolicy());
   EXPECT_GT(calls.others, 0);  // the wrapping works
   for (int i = 0; i < 2; ++i) {
     ASSERT_TRUE(
         engine->Submit({.prompt = SomePrompt(9, i), .sampling = {.temperature = 1}, .max_new_tokens = 200})
             .ok());
   }
-  Counter counter;
   std::vector<RequestResult> results;
-  ASSERT_TRUE(engine->Run(&counter, &results).ok());
-  ASSERT_GT(counter.n_rounds, 25);
+  ASSERT_TRUE(engine->Run(counter, &results).ok());
+  ASSERT_GT(counter->n_rounds, 25);
+  for (const RequestResult& result : results) ASSERT_EQ(result.counts.num_preemptions, 0);
+}
+#endif  // TANDEM_CUDA
+
+TEST(CudaCalls, ARoundIsOneGraphAndOneEvent) {
+  TANDEM_SKIP_WITHOUT(kCudaDevice);
+#ifdef TANDEM_CUDA
+  Counter counter;
+  CountCalls(16, 0, &counter);
   EXPECT_EQ(counter.last.graphs - counter.first.graphs, 20);
   EXPECT_EQ(counter.last.events - counter.first.events, 20);
+  EXPECT_EQ(counter.last.others - counter.first.others, 0);
+#endif
+}
+
+// The cache does not hold two of the longest, so that pages are handed out as sequences grow; what they need is there.
+TEST(CudaCalls, MorePagesAreAGraphAndAnEvent) {
+  TANDEM_SKIP_WITHOUT(kCudaDevice);
+#ifdef TANDEM_CUDA
+  Counter counter;
+  CountCalls(2, 2 * 512 - 2, &counter);
+  const int n_graphs = counter.last.graphs - counter.first.graphs;
+  EXPECT_GT(n_graphs, 20);
+  EXPECT_LE(n_graphs, 40);
+  EXPECT_EQ(counter.last.events - counter.first.events, n_graphs);
   EXPECT_EQ(counter.last.others - counter.first.others, 0);
 #endif
 }

@@ -190,7 +190,7 @@ TEST(Engine, TheContextIsAsLongAsItMayBe) {
   }
 }
 
-TEST(Engine, AShortageOfPagesMakesRequestsWaitAndChangesNothing) {
+TEST(Engine, AShortageOfPagesChangesNothing) {
   const auto target = HashTarget();
   const std::vector<Request> requests = SomeRequests(5, {});
   // Room for one of the longest, or for several short ones, in a batch of 4.

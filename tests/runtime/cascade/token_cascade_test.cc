@@ -286,6 +286,40 @@ TEST(TokenCascade, ItsLimitsAreTheModelsAloneOnCheckpoints) {
   }
 }
 
+// Sequences lose their pages while their draft writes and while their target catches up, and go on as they were.
+TEST(TokenCascade, PreemptionChangesNothing) {
+  const std::vector<Request> requests = SomeRequests(4, {});
+  for (const Way& way : Ways()) {
+    for (const double alpha : {0.5, 0.7}) {
+      for (const Sampling& sampling : {Sampling{}, Sampling{.temperature = 0.8f, .top_p = 0.95f}}) {
+        const auto run = [&](int64_t cache_tokens) {
+          EngineOptions options = OptionsOf(way, 3);
+          options.page_size = 3;
+          options.cache_tokens = cache_tokens;
+          std::vector<Request> sampled = requests;
+          for (Request& request : sampled) request.sampling = sampling;
+          auto engine = MakeEngine(options, HashPair(), DefersAt(alpha));
+          return RunAll(*engine, sampled);
+        };
+        // The longest has 40 + 37 tokens.
+        const std::vector<RequestResult> roomy = run(0), tight = run(80);
+        int64_t n_preemptions = 0;
+        for (size_t i = 0; i < requests.size(); ++i) {
+          ASSERT_EQ(tight[i].token_ids, roomy[i].token_ids) << "batch " << way.n_slots << " alpha " << alpha;
+          ASSERT_EQ(tight[i].origin, roomy[i].origin);
+          if (sampling.greedy()) {
+            ASSERT_EQ(tight[i].token_ids, GreedyCascade("chow", alpha, requests[i].prompt,
+                                                        requests[i].max_new_tokens)
+                                              .tokens);
+          }
+          n_preemptions += tight[i].counts.num_preemptions;
+        }
+        ASSERT_EQ(n_preemptions > 0, way.n_slots > 1);
+      }
+    }
+  }
+}
+
 // The draft writes for hundreds of tokens; when it defers at last, the target has the prompt and all of them to read.
 TEST(TokenCascade, ALongGapIsCaughtUp) {
   constexpr int32_t kMost = 700;

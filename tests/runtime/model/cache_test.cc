@@ -159,6 +159,48 @@ class CacheTest : public testing::Test {
     model_.erase(slot);
   }
 
+  // More pages for a slot in use, as the grow step enters them; what the admission staged is not looked at again.
+  void GrowOne() {
+    const int32_t slot = Random(kSlots);
+    const int64_t held = cache_.reserved_tokens(slot);
+    if (held == 0 || held >= kContext) return;
+    const int64_t wanted = held + 1 + Random(static_cast<int32_t>(kContext - held));
+    const int64_t n_more = (wanted + 4) / 5 - held / 5, free = cache_.free_tokens();
+    std::vector<PageTableEntry> entries;
+    const bool fits = n_more * 5 <= free;
+    ASSERT_EQ(cache_.Grow(slot, wanted, &entries), fits);
+    ASSERT_EQ(static_cast<int64_t>(entries.size()), fits ? n_more : 0);
+    ASSERT_EQ(cache_.free_tokens(), free - (fits ? n_more * 5 : 0));
+    const PageGrowth growth{static_cast<int32_t>(entries.size()), entries.data()};
+    int64_t n_grown = 0;
+    Grow({.ring = &growth, .ring_size = 1, .n_grown = &n_grown});
+    ASSERT_EQ(n_grown, 1);
+    n_grown_ += fits;
+    // A sequence that is not at its limit may become longer.
+    if (fits && states_[slot].live) states_[slot].length_limit = static_cast<int32_t>(wanted);
+  }
+
+  // Out of its slot and, if there are pages, into another one: all of its rows are computed again.
+  void MoveOne() {
+    const int32_t from = Random(kSlots), to = Random(kSlots);
+    if (from == to || !states_[from].live || cache_.reserved_tokens(to) > 0) return;
+    SeqState staged;
+    Preempt({.slot = from, .staged = &staged, .states = states_.data()});
+    ASSERT_FALSE(states_[from].live);
+    cache_.Release(from);
+    ModelSequence sequence = model_[from];
+    model_.erase(from);
+    if (!cache_.Reserve(to, staged.length_limit)) return;  // it waits, and this test forgets it
+    for (int32_t& rows : staged.rows) rows = 0;
+    sequence.rows.clear();
+    AdmitSlot(to, staged, sequence.tokens.data());
+    model_[to] = sequence;
+    while (states_[to].rows[kTarget] < staged.prompt_length - 1) Extend(PlanKind::kExtend);
+    for (int32_t i = 0; i < kContext && !Prefilled(); ++i) Extend(PlanKind::kRecover);
+    ASSERT_TRUE(Prefilled());
+    ++n_moved_;
+  }
+
   // Every page has one owner or is free; every row that a sequence is said to have is that of its own prefix.
   void CheckInvariants() {
     const KvLayer& kv = cache_.layers()[0];
@@ -203,12 +245,13 @@ class CacheTest : public testing::Test {
   Verdicts verdicts_;
   SlotRecord records_[kSlots];
   std::map<int32_t, ModelSequence> model_;
+  int n_grown_ = 0, n_moved_ = 0;
 };
 
 TEST_F(CacheTest, TenThousandRandomSteps) {
   int n_rounds = 0, n_prefills = 0, n_refused = 0;
   for (int step = 0; step < 10000; ++step) {
-    switch (Random(5)) {
+    switch (Random(7)) {
       case 0: {
         const int64_t free = cache_.free_tokens();
         ReserveOne();
@@ -217,6 +260,12 @@ TEST_F(CacheTest, TenThousandRandomSteps) {
       }
       case 1:
         ReleaseOne();
+        break;
+      case 2:
+        GrowOne();
+        break;
+      case 3:
+        if (Prefilled()) MoveOne();
         break;
       default:
         if (Prefilled()) {
@@ -234,6 +283,8 @@ TEST_F(CacheTest, TenThousandRandomSteps) {
   EXPECT_GT(n_rounds, 1000);
   EXPECT_GT(n_prefills, 500);
   EXPECT_GT(n_refused, 100);
+  EXPECT_GT(n_grown_, 100);
+  EXPECT_GT(n_moved_, 50);
 }
 
 }  // namespace
