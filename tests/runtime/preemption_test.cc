@@ -69,6 +69,15 @@ int64_t Preemptions(const std::vector<RequestResult>& results) {
   return n;
 }
 
+std::vector<RequestResult> RunWith(Engine& engine, const std::vector<Request>& requests,
+                                   EngineListener* listener) {
+  for (const Request& request : requests) EXPECT_TRUE(engine.Submit(request).ok());
+  std::vector<RequestResult> results;
+  const absl::Status status = engine.Run(listener, &results);
+  EXPECT_TRUE(status.ok()) << status;
+  return results;
+}
+
 void ExpectSameRounds(const SpeculationCounts& a, const SpeculationCounts& b) {
   EXPECT_EQ(a.num_draft_tokens, b.num_draft_tokens);
   EXPECT_EQ(a.num_accepted_tokens, b.num_accepted_tokens);
@@ -182,6 +191,33 @@ TEST_P(EveryMode, ManySequencesInACacheBarelyLargerThanOneEnd) {
   }
 }
 
+// Equal requests end in the order in which they came: the first is never stopped, and one that was is the next to go on.
+TEST_P(EveryMode, FirstComeFirstServed) {
+  class Order : public EngineListener {
+   public:
+    void OnFinish(const RequestResult& result) override { ids.push_back(result.request.id); }
+    std::vector<std::string> ids;
+  };
+  std::vector<Request> requests = SomeRequests(12);
+  std::vector<std::string> ids;
+  for (Request& request : requests) {
+    request.prompt = SomePrompt(6, HashMix(3, ids.size()));
+    request.max_new_tokens = 40;
+    ids.push_back(request.id);
+  }
+  const EngineOptions options{.n_slots = 4,
+                              .max_context = 64,
+                              .page_size = 2,
+                              .cache_tokens = RoomForOne(requests, 16),
+                              .streams = GetParam().streams};
+  auto engine = MakeEngine(options, PairWith("none", GetParam().device), MakePolicy());
+  Order order;
+  const std::vector<RequestResult> results = RunWith(*engine, requests, &order);
+  EXPECT_EQ(order.ids, ids);
+  EXPECT_EQ(results[0].counts.num_preemptions, 0);
+  EXPECT_GT(Preemptions(results), 5);
+}
+
 TEST_P(EveryMode, ASequenceAloneIsNotPreempted) {
   const std::vector<Request> one = SomeRequests(1);
   const EngineOptions options{.n_slots = 4,
@@ -220,15 +256,6 @@ class Witness : public EngineListener {
   int n_asked_ = 0;
   int cancel_at_ = 0;
 };
-
-std::vector<RequestResult> RunWith(Engine& engine, const std::vector<Request>& requests,
-                                   EngineListener* listener) {
-  for (const Request& request : requests) EXPECT_TRUE(engine.Submit(request).ok());
-  std::vector<RequestResult> results;
-  const absl::Status status = engine.Run(listener, &results);
-  EXPECT_TRUE(status.ok()) << status;
-  return results;
-}
 
 // Every token is told once, in order; stop strings are found though their beginning was written before a preemption.
 TEST_P(EveryMode, StopStringsEndSequencesAndNothingIsToldTwice) {
