@@ -112,8 +112,9 @@ const ConfigKey kKeys[] = {
     {"sampling.ignore_eos", "go on after the end of text", TANDEM_FIELD(sampling.ignore_eos)},
 
     {"cache.page_size", "positions per page of the KV caches", TANDEM_FIELD(cache.page_size), 1, 65536},
-    {"cache.tokens", "positions that each cache holds; 0: enough for every sequence of the batch. With fewer, sequences may "
-     "be preempted",
+    {"cache.tokens",
+     "positions that each cache holds; 0: enough for every sequence of the batch. With fewer, some may be "
+     "preempted",
      TANDEM_FIELD(cache.tokens), 0, 1 << 30},
     {"cache.max_context", "longest sequence, prompt included; 0: what the models allow",
      TANDEM_FIELD(cache.max_context), 0, kInt32Max},

@@ -34,7 +34,7 @@ struct EngineOptions {
   float confidence_min = 0;     // stop drafting after a token whose q is under it; 0: never
   int32_t max_context = 0;      // longest sequence; 0: the smaller of the models' max_context
   int32_t page_size = 16;       // cache positions per page
-  int64_t cache_tokens = 0;     // positions that each cache holds; 0: max_context, in whole pages, for every slot
+  int64_t cache_tokens = 0;     // positions that each cache holds; 0: the longest of every slot
   int32_t prefill_chunk = 128;  // rows of one prefill forward
   int32_t rounds_ahead = 1;     // rounds that may be queued beyond the one whose record the host waits for
   StreamMode streams = StreamMode::kInline;
@@ -160,7 +160,7 @@ class Engine : public Generator {
   SeqState* staged_;          // [n_slots]; preempt writes it, too
   TokenTable staged_tokens_;  // prompts, and what was written before a preemption
   int32_t* cut_length_;       // [n_slots]
-  PageGrowth* growths_;       // [ring_size_] a growth comes before a round, and rounds are read in their order
+  PageGrowth* growths_;       // [ring_size_], read by grow; a round follows each before the next
   int64_t n_grown_ = 0;
   std::vector<PageTableEntry> grown_;  // reused
 

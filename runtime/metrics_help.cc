@@ -119,9 +119,10 @@ const Metric kMetrics[] = {
      "query cascade: cascade.score of the draft's answer; of a run: the mean over requests", false,
      [](const Measured& m) -> MetricValue { return MeanOf(m.scores); }},
     {"num_preemptions", "",
-     "times that a sequence gave its cache pages back to others (there were too few) and was computed again", false,
-     [](const Measured& m) -> MetricValue { return m.counts.num_preemptions; }},
-    {"queue_time_ms", "ms", "submission to the first admission into the batch; of a run: the mean over requests", false,
+     "times that a sequence gave its cache pages back to others (there were too few) and was computed again",
+     false, [](const Measured& m) -> MetricValue { return m.counts.num_preemptions; }},
+    {"queue_time_ms", "ms",
+     "submission to the first admission into the batch; of a run: the mean over requests", false,
      [](const Measured& m) -> MetricValue { return MeanOf(m.queue_ms); }},
     {"time_to_first_token_ms", "ms",
      "admission to the first token: prefill and the first round; of a query cascade's kept answer, to all of "

@@ -267,7 +267,8 @@ std::string TextReport(const ReportHeader& header, const Measured& measured, boo
     text += ReportLine("cache",
                        absl::StrCat(FormatCount(counts.num_preemptions),
                                     counts.num_preemptions == 1 ? " preemption" : " preemptions",
-                                    ": too few pages, a sequence was computed again; raise cache.tokens"),
+                                    " for want of pages, after which a sequence is computed again; raise "
+                                    "cache.tokens"),
                        colour);
   }
   const double mean_ms = NumberOf("inter_token_latency_ms.mean", measured);

@@ -38,7 +38,7 @@ struct SpeculationCounts {
   int64_t num_deferred = 0;                   // of them, handed to the target
   int64_t num_scored_answers = 0;             // query cascade: answers of the draft
   int64_t num_deferred_answers = 0;           // of them, redone by the target
-  int64_t num_preemptions = 0;                // times that the sequence gave its pages back and was computed again
+  int64_t num_preemptions = 0;                // times that it lost its pages and was computed again
   std::vector<int64_t> drafted_per_pos;       // rounds that proposed a token at position i
   std::vector<int64_t> reached_per_pos;       // of them, those that kept every token before it
   std::vector<int64_t> accepted_per_pos;      // of these, those that kept it too

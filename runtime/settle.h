@@ -79,8 +79,9 @@ struct PageGrowth {
 
 struct GrowArgs {
   static constexpr Op kOp = Op::kGrow;
-  const PageGrowth* ring;  // [ring_size] the host writes place n of the n-th growth before it enqueues the program
-  int32_t ring_size;       // more than the growths that are queued at a time
+  // [ring_size] the host writes place after place, each before it enqueues the program; more of them than are queued.
+  const PageGrowth* ring;
+  int32_t ring_size;
   int64_t* n_grown;
 };
 

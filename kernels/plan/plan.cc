@@ -13,10 +13,10 @@ void Plan(const PlanArgs& args) {
     // Prefill has fed all but the last token; a draft may lack the one before it, too, and the target of a token cascade
     // any number.
     const SeqState& state = args.states[slot];
-    const bool recovers = args.kind == PlanKind::kRecover;
-    TANDEM_CHECK(!recovers || rows.n_rows == 0 || rows.first >= state.prompt_length - 1)
+    const bool in_round = args.kind == PlanKind::kDraft || args.kind == PlanKind::kVerify;
+    TANDEM_CHECK(args.kind != PlanKind::kRecover || rows.n_rows == 0 || rows.first >= state.prompt_length - 1)
         << "slot " << slot << ": " << rows.first << " rows of a prompt of " << state.prompt_length;
-    const bool committed = args.kind != PlanKind::kExtend && !recovers && args.index == 0 && rows.n_rows > 0 &&
+    const bool committed = in_round && args.index == 0 && rows.n_rows > 0 &&
                            (args.kind == PlanKind::kDraft || state.writer == Writer::kPair);
     const int32_t n_lacking = state.length - rows.first;
     TANDEM_CHECK(!committed || (n_lacking >= 1 && n_lacking <= (args.kind == PlanKind::kDraft ? 2 : 1)))

@@ -124,8 +124,8 @@ TEST_P(PlanOn, RecoveryFeedsWhatWasWrittenButTheLast) {
     }
     int n_forwards = 0;
     while (true) {
-      const auto expected = Enumerated(
-          side, capacity, [](const SeqState& state, int32_t t) { return t < state.length - 1; });
+      const auto expected =
+          Enumerated(side, capacity, [](const SeqState& state, int32_t t) { return t < state.length - 1; });
       ASSERT_EQ(Planned(PlanKind::kRecover, side, capacity, capacity), expected) << "case " << i;
       if (expected.empty()) break;
       ASSERT_LT(++n_forwards, kSlots * 30);

@@ -107,8 +107,7 @@ TEST_P(EveryMode, GreedyOutputIsTheTargetsForEveryDrafterGammaAndBatch) {
                                     .streams = GetParam().streams,
                                     .n_threads = 1 + gamma % 2,
                                     .adversary_seed = static_cast<uint64_t>(gamma)};
-        auto engine =
-            MakeEngine(options, PairWith(drafter, device), MakePolicy({}, HasLaw(drafter)));
+        auto engine = MakeEngine(options, PairWith(drafter, device), MakePolicy({}, HasLaw(drafter)));
         const std::vector<RequestResult> results = RunAll(*engine, requests);
         for (const RequestResult& result : results) {
           ASSERT_EQ(result.token_ids,
@@ -387,9 +386,10 @@ TEST(HostilePreemption, ARequestThatCannotBeHeldAloneIsRefused) {
   EXPECT_TRUE(engine->Submit({.id = "a", .prompt = SomePrompt(9, 1), .max_new_tokens = 31}).ok());
   const absl::Status status = engine->Submit({.id = "b", .prompt = SomePrompt(9, 1), .max_new_tokens = 32});
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(status.message(),
-            "request b: needs 41 tokens of cache (prompt 9, max_new_tokens 32); 40 fit. Raise cache.tokens or "
-            "lower max_new_tokens");
+  EXPECT_EQ(
+      status.message(),
+      "request b: needs 41 tokens of cache (prompt 9, max_new_tokens 32); 40 fit. Raise cache.tokens or "
+      "lower max_new_tokens");
 }
 
 }  // namespace

@@ -54,9 +54,8 @@ std::vector<Request> Requests(int32_t n_vocab, int32_t n_new) {
 
 // A request alone, without a drafter.
 RequestResult Plain(const ModelSpec& target, const Request& request, bool log_probs) {
-  auto engine =
-      MakeEngine({.max_context = 128, .prefill_chunk = kChunk, .log_probs = log_probs}, {.target = target},
-                 MakePolicy());
+  auto engine = MakeEngine({.max_context = 128, .prefill_chunk = kChunk, .log_probs = log_probs},
+                           {.target = target}, MakePolicy());
   return RunAll(*engine, {request})[0];
 }
 

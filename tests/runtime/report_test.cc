@@ -246,6 +246,21 @@ TEST(Report, Text) {
             "idle 26.8 %\n");
 }
 
+TEST(Report, SaysHowOftenPagesWereWanting) {
+  RequestResult a = Result("a"), b = Result("b", 5);
+  const RequestResult* both[] = {&a, &b};
+  EXPECT_THAT(TextReport(Header(), Measure(both, PhaseTimes()), false),
+              ::testing::Not(HasSubstr("preemption")));
+  a.counts.num_preemptions = 2;
+  b.counts.num_preemptions = 1;
+  const Measured m = Measure(both, PhaseTimes());
+  EXPECT_EQ(NumberOf("num_preemptions", m), 3);
+  EXPECT_EQ(MetricsJson(Measure(a), false)["num_preemptions"], 2);
+  EXPECT_THAT(TextReport(Header(), m, false),
+              HasSubstr("  cache       3 preemptions for want of pages, after which a sequence is computed "
+                        "again; raise cache.tokens\n"));
+}
+
 TEST(Report, WithoutADraftSaysNothingOfAcceptance) {
   RequestResult plain = Result("a");
   plain.counts = {};

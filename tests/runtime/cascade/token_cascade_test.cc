@@ -308,9 +308,8 @@ TEST(TokenCascade, PreemptionChangesNothing) {
           ASSERT_EQ(tight[i].token_ids, roomy[i].token_ids) << "batch " << way.n_slots << " alpha " << alpha;
           ASSERT_EQ(tight[i].origin, roomy[i].origin);
           if (sampling.greedy()) {
-            ASSERT_EQ(tight[i].token_ids, GreedyCascade("chow", alpha, requests[i].prompt,
-                                                        requests[i].max_new_tokens)
-                                              .tokens);
+            ASSERT_EQ(tight[i].token_ids,
+                      GreedyCascade("chow", alpha, requests[i].prompt, requests[i].max_new_tokens).tokens);
           }
           n_preemptions += tight[i].counts.num_preemptions;
         }
