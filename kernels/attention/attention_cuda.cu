@@ -46,8 +46,8 @@ using packed_attention::Task;
 // t + 2 lies where that of turn t lay: a block sends it when it has received all of turn t + 1, which the others sent when
 // they were done with turn t.
 template <int D>
-class ClusterAttention : packed_attention::Packed<D, D / 64> {
-  using Base = packed_attention::Packed<D, D / 64>;
+class ClusterAttention : packed_attention::Packed<D> {
+  using Base = packed_attention::Packed<D>;
   static constexpr int kPart = Base::kPart;
 
  public:
@@ -67,15 +67,16 @@ class ClusterAttention : packed_attention::Packed<D, D / 64> {
     if (first < this->n_keys_) this->Load(first, keys, values);
     StoreQueries();
     Meet();
+    this->Reset();
     for (bool loaded = true; first < this->n_keys_; first += kCluster * packed_attention::kBlockKeys) {
       if (!loaded) this->Load(first, keys, values);
       loaded = false;
       typename Base::Scores score;
       this->Score(first, keys, score);
-      this->Accumulate(first, 0, score, values);
+      this->Accumulate(first, score, values);
     }
     this->ShareScores();
-    this->ShareSums(0);
+    this->ShareSums();
     if (threadIdx.x == 0) ExpectBytes(barrier_, kCluster * this->n_queries_ * (kPart * 4 + 8));
     SendSums(turn & 1);
     WaitBarrier(barrier_, turn & 1);
@@ -143,8 +144,8 @@ class ClusterAttention : packed_attention::Packed<D, D / 64> {
   const uint32_t barrier_;  // what the blocks send has come
 };
 template <int D>
-class WarpAttention : packed_attention::Packed<D, D / 64, true> {
-  using Base = packed_attention::Packed<D, D / 64, true>;
+class WarpAttention : packed_attention::Packed<D, true> {
+  using Base = packed_attention::Packed<D, true>;
 
  public:
   // `shared`: the warp's own QueryFloats<D>() floats.
@@ -160,13 +161,14 @@ class WarpAttention : packed_attention::Packed<D, D / 64, true> {
       this->StoreQuery4(query, at, __ldcg(reinterpret_cast<const float4*>(q)));
     }
     __syncwarp();
+    this->Reset();
     for (int first = 0; first < this->n_keys_; first += packed_attention::kWarpKeys) {
       typename Base::Keys keys;
       typename Base::Values values;
       typename Base::Scores score;
       this->Load(first, keys, values);
       this->Score(first, keys, score);
-      this->Accumulate(first, 0, score, values);
+      this->Accumulate(first, score, values);
     }
     Store();
   }

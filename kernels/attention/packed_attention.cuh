@@ -116,10 +116,12 @@ __device__ __forceinline__ uint32_t Word(const uint4& v, int i) {
 // Among the threads that attend.
 __device__ __forceinline__ void Meet() { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); }
 
-// A block's part of a task. D: head_dim. A warp holds the sums of H times 64 of its values at a time. kNear: keys and values
-// go through the first-level cache, for other warps of the block that want them.
-template <int D, int H, bool kNear = false>
+// A block's part of a task. D: head_dim. kNear: keys and values go through the first-level cache, for other warps of the
+// block that want them.
+template <int D, bool kNear = false>
 class Packed {
+  static constexpr int H = D / 64;  // sums and values are held in parts of 64 of a head
+
  public:
   static constexpr int kQueryPitch = D * 2 + 64;  // bytes
   static constexpr int kSumPitch = D + 4;         // floats
@@ -157,21 +159,17 @@ class Packed {
     for (int i = 0; i < 2; ++i) {
       const int query = QueryOf(i), position = position_of(task.row + min(query, n_queries_ - 1) / group_);
       position_[i] = query < n_queries_ ? position : -1;
-      running_max_[i] = kMinusInfinity;
-      running_total_[i] = 0;
     }
-    ResetSums();
   }
-  __device__ __forceinline__ void ResetSums() {
+  // Before the first scores.
+  __device__ __forceinline__ void Reset() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) running_max_[i] = kMinusInfinity, running_total_[i] = 0;
 #pragma unroll
     for (int i = 0; i < H * 8; ++i) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) acc_[i][j] = 0;
     }
-  }
-  __device__ __forceinline__ void ResetScores() {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) running_max_[i] = kMinusInfinity, running_total_[i] = 0;
   }
   __device__ __forceinline__ int first_key() const { return rank_ * kBlockKeys + warp_ * kWarpKeys; }
 
@@ -207,39 +205,35 @@ class Packed {
     const int64_t begin = kv.offset(slot_, kv_head_, first);
     if (one_page) {
       const auto offset = [&](int key) { return (begin + (key - first) * D) * 2; };
-      LoadKeysAt(first, keys, offset);
-      LoadValuesAt(first, 0, values, offset);
+      LoadAt(first, n_keys_, offset, keys, values);
     } else {
       const auto offset = [&](int key) { return kv.offset(slot_, kv_head_, key) * 2; };
-      LoadKeysAt(first, keys, offset);
-      LoadValuesAt(first, 0, values, offset);
+      LoadAt(first, n_keys_, offset, keys, values);
     }
   }
-  // offset(key): of a key of the sequence, in bytes.
+  // Those before `end`, and 0 in the place of others. offset(key): of a key of the sequence, in bytes.
   template <typename Offset>
-  __device__ __forceinline__ void LoadKeysAt(int first, Keys& keys, Offset offset) const {
+  __device__ __forceinline__ void LoadAt(int first, int end, Offset offset, Keys& keys,
+                                         Values& values) const {
     const KvLayer& kv = args_.kv;
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
       const int at = first + tile * 8 + g_;
-      const char* row = at < n_keys_ ? static_cast<const char*>(kv.k) + offset(at) + t_ * 16 : nullptr;
+      const char* row = at < end ? static_cast<const char*>(kv.k) + offset(at) + t_ * 16 : nullptr;
 #pragma unroll
       for (int i = 0; i < D / 32; ++i)
         keys.key[tile][i] = row ? Load16<kNear>(row + i * 64) : uint4{0, 0, 0, 0};
     }
-  }
-  template <typename Offset>
-  __device__ __forceinline__ void LoadValuesAt(int first, int half, Values& values, Offset offset) const {
-    const KvLayer& kv = args_.kv;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int at = first + 2 * t_ + i % 2 + i / 2 * 8;
-      const char* row =
-          at < n_keys_ ? static_cast<const char*>(kv.v) + offset(at) + half * 128 + g_ * 16 : nullptr;
+      const int at = first + ValueKey(i);
+      const char* row = at < end ? static_cast<const char*>(kv.v) + offset(at) + g_ * 16 : nullptr;
 #pragma unroll
       for (int h = 0; h < H; ++h) values.value[i][h] = row ? Load16<kNear>(row + h * 128) : uint4{0, 0, 0, 0};
     }
   }
+  // Whose values this lane has i-th.
+  __device__ __forceinline__ int ValueKey(int i) const { return 2 * t_ + i % 2 + i / 2 * 8; }
 
   // Weights of the 16 keys from `first` on for the queries, over the largest score so far; the sums are scaled to it.
   using Scores = float[2][4];
@@ -274,8 +268,8 @@ class Packed {
     for (int row = 0; row < 2; ++row) Softmax(score, row, first);
   }
 
-  // Adds their values, from the half-th 64 of the head on.
-  __device__ __forceinline__ void Accumulate(int first, int half, const Scores& score, Values& values) {
+  // Adds their values.
+  __device__ __forceinline__ void Accumulate(int first, const Scores& score, Values& values) {
     bool bad = false;
     if (first + kWarpKeys > first_position_ + 1) {  // some query does not see some key
 #pragma unroll
@@ -303,7 +297,7 @@ class Packed {
         MultiplyTiles(acc, a[1][0], a[1][1], a[1][2], a[1][3], b0, b1);
       }
     }
-    if (__any_sync(~0u, bad)) AddNonFinite(score, first, half);
+    if (__any_sync(~0u, bad)) AddNonFinite(score, first);
   }
 
   // Turns the scores of query g (row 0) or g + 8 into weights and rescales what came before.
@@ -346,11 +340,11 @@ class Packed {
 
   // A value that is not finite must reach the queries that see it and no other; a product with a weight of 0 would be
   // NaN. So the product has 0 in its place, and it is added here, where it is seen.
-  __device__ __forceinline__ void AddNonFinite(const Scores& weight, int first, int half) {
+  __device__ __forceinline__ void AddNonFinite(const Scores& weight, int first) {
 #pragma unroll 1
     for (int key = 0; key < kWarpKeys && first + key < n_keys_; ++key) {
       const auto* values = static_cast<const uint16_t*>(args_.kv.v) +
-                           args_.kv.offset(slot_, kv_head_, first + key) + half * 64;
+                           args_.kv.offset(slot_, kv_head_, first + key);
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
         const bool second = key % 2;
@@ -388,9 +382,9 @@ class Packed {
       if (t_ == 0) total_[warp_ * kQueries + QueryOf(i)] = running_total_[i] * keep_[i];
     }
   }
-  // After ShareScores: scales this warp's sums, from the half-th 64 values of the head on, and puts them into shared memory:
-  // a place a warp where there is room, else kSumSlots places, to which warps add in turns, the last ones first.
-  __device__ __forceinline__ void ShareSums(int half) {
+  // After ShareScores: scales this warp's sums and puts them into shared memory: a place a warp where there is room, else
+  // kSumSlots places, to which warps add in turns, the last ones first.
+  __device__ __forceinline__ void ShareSums() {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -400,14 +394,14 @@ class Packed {
       }
     }
     if (HasOwnPlaces()) {
-      EachSum(half, warp_, [](float4& at, const float4& v) { at = v; });
-      if (half + H == D / 64) Meet();
+      EachSum(warp_, [](float4& at, const float4& v) { at = v; });
+      Meet();
       return;
     }
 #pragma unroll 1
     for (int turn = kWarps / kSumSlots - 1; turn >= 0; --turn) {
       if (warp_ / kSumSlots == turn) {
-        EachSum(half, warp_ % kSumSlots, [&](float4& at, const float4& v) {
+        EachSum(warp_ % kSumSlots, [&](float4& at, const float4& v) {
           const float4 other = turn == kWarps / kSumSlots - 1 ? float4{0, 0, 0, 0} : at;
           at = {v.x + other.x, v.y + other.y, v.z + other.z, v.w + other.w};
         });
@@ -425,12 +419,12 @@ class Packed {
   }
   // Calls body(place in shared memory, this lane's sums) for all of this warp's sums.
   template <typename Body>
-  __device__ __forceinline__ void EachSum(int half, int place, Body body) const {
+  __device__ __forceinline__ void EachSum(int place, Body body) const {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int query = QueryOf(i);
       if (query >= n_queries_) continue;
-      float* to = sums_ + (place * n_queries_ + query) * kSumPitch + half * 64;
+      float* to = sums_ + (place * n_queries_ + query) * kSumPitch;
 #pragma unroll
       for (int h = 0; h < H; ++h) {
 #pragma unroll

@@ -84,8 +84,8 @@ __device__ __forceinline__ packed_attention::FirstRows RowsOfForward() {
 }
 
 template <int D>
-class StreamAttention : packed_attention::Packed<D, 1> {
-  using Base = packed_attention::Packed<D, 1>;
+class StreamAttention : packed_attention::Packed<D> {
+  using Base = packed_attention::Packed<D>;
   static constexpr int kQueries = packed_attention::kQueries;
   static constexpr int kCluster = packed_attention::kCluster;
   static constexpr int kBlockKeys = packed_attention::kBlockKeys;
@@ -101,47 +101,34 @@ class StreamAttention : packed_attention::Packed<D, 1> {
 
   __device__ __forceinline__ void Run(const packed_attention::Task& task) {
     this->Begin(task, first_rows_);
-    // Keys from here on are this forward's.
     const int lane = Thread() % 32;
     const bool ours = lane < n_rows_ && first_rows_.slot == this->slot_;
+    // Keys from here on are this forward's.
     const int first_new = __reduce_min_sync(~0u, ours ? first_rows_.position : 0x7fffffff);
-    const int first = this->first_key();
-    int64_t at = 0;  // of the first key, in bytes
+    int first = this->first_key();
     // All that is loaded on a condition begins as 0: else registers would be kept for it through the whole program.
     typename Base::Keys keys = {};
-    if (first < this->n_keys_) at = FirstByte(first);
-    const bool early = first + packed_attention::kWarpKeys <= min(first_new, this->n_keys_);
-    if (early) {
-      this->LoadKeysAt(first, keys, ByteOf{first, at});
-      FetchValues(at);
-    }
+    typename Base::Values values = {};
+    if (first < this->n_keys_)
+      this->LoadAt(first, min(first_new, this->n_keys_), ByteOf{first, FirstByte(first)}, keys, values);
     StoreQueries();
-    AppendRows();
+    AppendRows(first_new);
     Meet();
     Mark(1);
-    if (!early && first < this->n_keys_) this->LoadKeysAt(first, keys, ByteOf{first, at});
-    // Registers hold 64 values of a head at a time, and the next ones on their way. What fits into one turn of the blocks is
-    // scored once for all of them.
-    const bool once = this->n_keys_ <= kCluster * kBlockKeys, mine = first < this->n_keys_;
-    typename Base::Scores score = {};
-    typename Base::Values values = {}, next = {};
-    if (mine) {
-      this->LoadValuesAt(first, 0, values, ByteOf{first, at});
-      this->Score(first, keys, score);
-    }
+    this->Reset();
+    if (first < this->n_keys_ && first + packed_attention::kWarpKeys > first_new)
+      TakeFresh(first, first_new, keys, values);
 #pragma unroll 1
-    for (int half = 0; half < D / 64; ++half) {
-      if (once && mine) {
-        if (half + 1 < D / 64) this->LoadValuesAt(first, half + 1, next, ByteOf{first, at});
-        this->Accumulate(first, half, score, values);
-      } else if (mine) {
-        AccumulateAll(half, at, score, values);
-      }
-      if (half == 0) this->ShareScores();
-      this->ShareSums(half);
-      this->ResetSums();
-      values = next;
+    while (first < this->n_keys_) {
+      typename Base::Scores score = {};
+      this->Score(first, keys, score);
+      this->Accumulate(first, score, values);
+      first += kCluster * kBlockKeys;
+      if (first < this->n_keys_)
+        this->LoadAt(first, this->n_keys_, ByteOf{first, FirstByte(first)}, keys, values);
     }
+    this->ShareScores();
+    this->ShareSums();
     Mark(2);
     Send();
     Finish();
@@ -154,22 +141,6 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     int64_t at;
     __device__ __forceinline__ int64_t operator()(int key) const { return at + (key - first) * (D * 2); }
   };
-  // More keys than one turn: the first ones, scored already in the first half, and those of later turns.
-  __device__ __forceinline__ void AccumulateAll(int half, int64_t at, typename Base::Scores& score,
-                                                typename Base::Values& values) {
-    if (half > 0) this->ResetScores();
-#pragma unroll 1
-    for (int first = this->first_key(); first < this->n_keys_; first += kCluster * kBlockKeys) {
-      if (half > 0 || first != this->first_key()) {
-        at = FirstByte(first);
-        typename Base::Keys keys = {};
-        this->LoadKeysAt(first, keys, ByteOf{first, at});
-        this->LoadValuesAt(first, half, values, ByteOf{first, at});
-        this->Score(first, keys, score);
-      }
-      this->Accumulate(first, half, score, values);
-    }
-  }
   // Where the first keys of a block lie is the same in every layer.
   __device__ __forceinline__ int64_t FirstByte(int first) const {
     const KvLayer& kv = this->args_.kv;
@@ -181,13 +152,32 @@ class StreamAttention : packed_attention::Packed<D, 1> {
             first % kv.page_size) *
            D * 2;
   }
-  // This warp's 16 values into the second-level cache: a line a lane.
-  __device__ __forceinline__ void FetchValues(int64_t at) const {
-    constexpr int kLine = 128;
-    const int lane = Thread() % 32;
-    if (lane * kLine < packed_attention::kWarpKeys * D * 2) {
-      asm volatile(
-          "prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(this->args_.kv.v) + at + lane * kLine));
+
+  // This forward's keys (side 0) and values of the block, by position, in shared memory that products use for their sums: a
+  // trip through the cache would hold everybody up.
+  static __device__ __forceinline__ char* Fresh(int side, int row) {
+    static_assert(2 * kMaxRows * D * 2 <= sizeof(Fixed::sums));
+    return reinterpret_cast<char*>(&Common().sums) + (side * kMaxRows + row) * D * 2;
+  }
+  __device__ __forceinline__ void TakeFresh(int first, int first_new, typename Base::Keys& keys,
+                                            typename Base::Values& values) const {
+#pragma unroll
+    for (int tile = 0; tile < 2; ++tile) {
+      const int at = first + tile * 8 + this->g_;
+      if (at < first_new || at >= this->n_keys_) continue;
+      const char* key = Fresh(0, at - first_new) + this->t_ * 16;
+#pragma unroll
+      for (int i = 0; i < D / 32; ++i)
+        keys.key[tile][i] = *reinterpret_cast<const uint4*>(key + i * 64);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int at = first + this->ValueKey(i);
+      if (at < first_new || at >= this->n_keys_) continue;
+      const char* value = Fresh(1, at - first_new) + this->g_ * 16;
+#pragma unroll
+      for (int h = 0; h < D / 64; ++h)
+        values.value[i][h] = *reinterpret_cast<const uint4*>(value + h * 128);
     }
   }
 
@@ -222,7 +212,7 @@ class StreamAttention : packed_attention::Packed<D, 1> {
   }
 
   // The sequence's new keys and values that this block attends to. Blocks of other tasks write the same ones again.
-  __device__ __forceinline__ void AppendRows() const {
+  __device__ __forceinline__ void AppendRows(int first_new) const {
     const int warp = Thread() / 32, lane = Thread() % 32;
     const KvLayer& kv = this->args_.kv;
 #pragma unroll 1
@@ -243,18 +233,20 @@ class StreamAttention : packed_attention::Packed<D, 1> {
       const Rotation<D> rotation(attend_.k_norm, attend_.norm_eps,
                                  attend_.cos_sin + static_cast<int64_t>(r) * D);
       value.Await(v);
-      Append(kv.v, to, lane, value);
+      Append(kv.v, to, Fresh(1, position - first_new), lane, value);
       key.Await(k);
       rotation.Turn(key);
-      Append(kv.k, to, lane, key);
+      Append(kv.k, to, Fresh(0, position - first_new), lane, key);
     }
   }
-  __device__ __forceinline__ static void Append(void* cache, int64_t to, int lane, const Head<D>& head) {
-    auto* at = static_cast<uint16_t*>(cache) + to;
+  __device__ __forceinline__ static void Append(void* cache, int64_t to, char* fresh, int lane,
+                                                const Head<D>& head) {
+    uint16_t *at = static_cast<uint16_t*>(cache) + to, *here = reinterpret_cast<uint16_t*>(fresh);
 #pragma unroll
     for (int j = 0; j < D / 64; ++j) {
-      at[lane + 32 * j] = static_cast<uint16_t>(RoundPair(head.low[j], 0));
-      at[D / 2 + lane + 32 * j] = static_cast<uint16_t>(RoundPair(head.high[j], 0));
+      const int low = lane + 32 * j, high = D / 2 + lane + 32 * j;
+      at[low] = here[low] = static_cast<uint16_t>(RoundPair(head.low[j], 0));
+      at[high] = here[high] = static_cast<uint16_t>(RoundPair(head.high[j], 0));
     }
   }
 

@@ -6,6 +6,8 @@
 
 namespace tandem::stream {
 
+constexpr int kHeldTiles = 4;
+
 #ifdef TANDEM_SM90
 
 // Where the workers are in the ring, and how many groups they have finished.
@@ -25,50 +27,61 @@ class Multiplier {
         warp_(Thread() / 32),
         lane_(Thread() % 32),
         has_row_(lane_ / 4 < n_rows),
-        tile_(Ring() + (lane_ / 4) * kRowPitch + warp_ * 128 + lane_ % 4 * 16),
+        first_((RowOf(lane_) * 8 + (lane_ % 4 ^ RowOf(lane_))) * 16),
+        tile_(Ring() + warp_ * kTileRows / 2 * kMapCols * 2),
         in_offset_((warp_ * 2 * n_rows + lane_ / 4) * 64 + lane_ % 4 * 16),
         full_(SharedAddress(Common().full)),
         empty_(SharedAddress(Common().empty)) {}
 
-  // Tiles of columns begin .. end; `input` holds them from column `begin` on.
-  __device__ __forceinline__ void AddTiles(int begin, int end, const char* input, Progress& progress,
-                                           float (&sum)[4]) const {
-    // Lanes that have no row bring zeros.
-    const char* in = has_row_ ? input + in_offset_ : reinterpret_cast<const char*>(Common().zeros);
-    const int next_chunk = has_row_ ? chunk_bytes_ : 0;
-    int k = begin;
-#pragma unroll 1
-    for (; k + kTileCols <= end; k += kTileCols, in += 16 * next_chunk) {
-      const char* tile = tile_ + progress.stage * kTileBytes;
-      WaitFor(full_ + 8 * progress.stage, progress.parity);
-      const uint4 low = At(tile), high = At(tile + 8 * kRowPitch), x = At(in);
-      const uint4 next_low = At(tile + 64), next_high = At(tile + 8 * kRowPitch + 64),
-                  y = At(in + next_chunk);
-      strands::AddChunk(sum, low, high, x);
-      strands::AddChunk(sum, next_low, next_high, y);
-      Release(progress);
-    }
-    if (k >= end) return;
-    WaitFor(full_ + 8 * progress.stage, progress.parity);
-#pragma unroll 1
-    for (int u = 0; u < 2; ++u) {
-      if (k + warp_ * 64 + u * 32 >= in_dim_) break;
-      const char* tile = tile_ + progress.stage * kTileBytes + u * 64;
-      strands::AddChunk(sum, At(tile), At(tile + 8 * kRowPitch), At(in + u * next_chunk));
-    }
-    Release(progress);
-  }
+  // The output of a half of a tile that lane 4 g + t multiplies: neighbours read different banks.
+  static __device__ __forceinline__ int RowOf(int lane) { return lane / 4 % 2 * 4 + lane / 8; }
 
- private:
-  static __device__ __forceinline__ uint4 At(const char* p) { return *reinterpret_cast<const uint4*>(p); }
-  __device__ __forceinline__ void Release(Progress& progress) const {
+  // This warp's columns of a tile: two chunks of two rows.
+  struct Part {
+    uint4 low[2], high[2];
+  };
+  // Of the next tile in the ring, which is free then.
+  __device__ __forceinline__ Part Take(Progress& progress) const {
+    WaitFor(full_ + 8 * progress.stage, progress.parity);
+    const char* tile = tile_ + progress.stage * kTileBytes;
+    Part part;
+#pragma unroll
+    for (int u = 0; u < 2; ++u) {
+      const char* at = tile + (first_ ^ u * 64);
+      part.low[u] = At(at);
+      part.high[u] = At(at + kHalfBytes);
+    }
     __syncwarp();
     if (lane_ == 0) Arrive(empty_ + 8 * progress.stage);
     if (++progress.stage == n_stages_) progress.stage = 0, progress.parity ^= 1;
+    return part;
   }
+  // `input`: of the tile's first column, which is column k.
+  __device__ __forceinline__ void Add(const Part& part, int k, const char* input, float (&sum)[4]) const {
+    if (k + warp_ * kMapCols >= in_dim_) return;
+    // Lanes that have no row bring zeros.
+    const char* in = has_row_ ? input + in_offset_ : reinterpret_cast<const char*>(Common().zeros);
+    const uint4 x = At(in), y = At(in + (has_row_ ? chunk_bytes_ : 0));
+    strands::AddChunk(sum, part.low[0], part.high[0], x);
+    strands::AddChunk(sum, part.low[1], part.high[1], y);
+  }
+  // Tiles of columns begin .. end; `input` holds them from column `begin` on.
+  __device__ __forceinline__ void AddTiles(int begin, int end, const char* input, Progress& progress,
+                                           float (&sum)[4]) const {
+#pragma unroll 1
+    for (int k = begin; k < end; k += kTileCols, input += tile_input_bytes()) {
+      const Part part = Take(progress);
+      Add(part, k, input, sum);
+    }
+  }
+  __device__ __forceinline__ int tile_input_bytes() const { return kTileCols / strands::kChunk * chunk_bytes_; }
+
+ private:
+  static __device__ __forceinline__ uint4 At(const char* p) { return *reinterpret_cast<const uint4*>(p); }
 
   const int n_stages_, in_dim_, chunk_bytes_, warp_, lane_;
   const bool has_row_;
+  const int first_;  // of this lane's 16 bytes of the first chunk
   const char* const tile_;
   const int in_offset_;
   const uint32_t full_, empty_;
@@ -95,8 +108,8 @@ class Finisher {
 
   __device__ __forceinline__ void Finish(int group, const float (&sum)[4], Progress& progress) {
     float* sums = Common().sums[progress.n_groups++ & 1][0][0];
-    const int lane = thread_ % 32, g = lane / 4, t = lane % 4;
-    float* mine = sums + (thread_ / 32 * kMaxRows + 2 * t) * kSumPitch + g;
+    const int lane = thread_ % 32, t = lane % 4;
+    float* mine = sums + (thread_ / 32 * kMaxRows + 2 * t) * kSumPitch + Multiplier::RowOf(lane);
     if (2 * t < n_rows_) mine[0] = sum[0], mine[8] = sum[2];
     if (2 * t + 1 < n_rows_) mine[kSumPitch] = sum[1], mine[kSumPitch + 8] = sum[3];
     Meet();
@@ -218,6 +231,13 @@ __device__ __forceinline__ void RunProduct(const Product& product, Round& round,
     MultiplySlabs(product, multiplier, finisher, first, n_rows, progress);
     return;
   }
+  // While a product waits for its input, registers hold what would fill up the ring.
+  Multiplier::Part held[kHeldTiles] = {};
+  const bool holds = in_dim >= kHeldTiles * kTileCols;
+  if (holds) {
+#pragma unroll
+    for (int i = 0; i < kHeldTiles; ++i) held[i] = multiplier.Take(progress);
+  }
   if (product.input == Input::kBf16) {
     Pieces pieces(product, n_rows);
     Scales scales(product, n_rows);
@@ -234,11 +254,22 @@ __device__ __forceinline__ void RunProduct(const Product& product, Round& round,
     Meet();
     Mark(1);
   }
+  float sum[4] = {0, 0, 0, 0};
+  int begin = 0;
+  if (holds) {
+    const char* input = Work();
+#pragma unroll
+    for (int i = 0; i < kHeldTiles; ++i, input += multiplier.tile_input_bytes())
+      multiplier.Add(held[i], i * kTileCols, input, sum);
+    begin = kHeldTiles * kTileCols;
+  }
 #pragma unroll 1
   for (int group = first; group < n_groups; group += static_cast<int>(gridDim.x)) {
-    float sum[4] = {0, 0, 0, 0};
-    multiplier.AddTiles(0, in_dim, Work(), progress, sum);
+    multiplier.AddTiles(begin, in_dim, Work() + begin / kTileCols * multiplier.tile_input_bytes(), progress, sum);
     finisher.Finish(group, sum, progress);
+#pragma unroll
+    for (float& s : sum) s = 0;
+    begin = 0;
   }
   Mark(2);
 }

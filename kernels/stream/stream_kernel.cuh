@@ -1,7 +1,7 @@
-// The kernel of stream.h. Of a block's warps four copy weights and eight compute:
+// The kernel of stream.h. Of a block's warps one copies weights and eight compute:
 //
-//   copiers   all tiles of this block, in the order of the program, row by row into a ring. At most `in_flight` tiles are
-//             asked for at a time: more would only wait in the memory's queues, and what steps wait for behind them
+//   copier    all tiles of this block, in the order of the program, into a ring. At most `in_flight` tiles are asked for
+//             at a time: more would only wait in the memory's queues, and what steps wait for behind them
 //   workers   a product: its input into shared memory, as bf16; then group by group, each worker its strand of the sums
 //             (strands.cuh); the strands meet in shared memory
 //             attention: 8 blocks share the keys of a task (packed_attention.cuh), rotate its queries and append what of
@@ -95,6 +95,7 @@ __global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__
   }
   if (thread < 16) reinterpret_cast<uint32_t*>(common.zeros)[thread] = 0;
   if (thread == 0) {
+    if (SharedAddress(Memory()) % kTileAlignment != 0) Fail();
     for (int i = 0; i < given.n_stages; ++i) {
       InitBarrier(SharedAddress(common.full + i), 1);
       InitBarrier(SharedAddress(common.empty + i), kWorkers);
@@ -107,8 +108,10 @@ __global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__
   }
   __syncthreads();
   if (thread >= kWorkerThreads) {
-    Copier(common.params).Run(common.params, common.n_rows, common.n_logits);
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCopierRegisters));
+    if (thread < kWorkerThreads + 32) Copier(common.params).Run(common.params, common.n_rows, common.n_logits);
   } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kWorkerRegisters));
     RunWorkers(common.params);
   }
 #endif

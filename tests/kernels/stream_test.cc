@@ -33,11 +33,11 @@ struct Shape {
 // Odd sizes (in_dims that are no multiple of a tile, a vocabulary that is none of a group), group sizes 1 to 8, a `down`
 // whose input is taken in slabs, by one group of a block and by two.
 constexpr Shape kShapes[] = {
-    {"heads of 64", 3, 256, 4, 2, 64, 416, 307, false, false},
+    {"heads of 64", 3, 256, 4, 2, 64, 448, 307, false, false},
     {"heads of 128, Qwen3's norms", 2, 512, 8, 1, 128, 1408, 1000, true, false},
-    {"biases, one head a group", 2, 320, 3, 3, 64, 96, 640, false, true},
-    {"slabs", 2, 288, 4, 2, 64, 9248, 512, false, false},
-    {"slabs, two groups a block", 1, 4096, 2, 1, 128, 4640, 336, false, false},
+    {"biases, one head a group", 2, 320, 3, 3, 64, 192, 640, false, true},
+    {"slabs", 2, 320, 4, 2, 64, 9280, 512, false, false},
+    {"slabs, two groups a block", 1, 4096, 2, 1, 128, 4672, 336, false, false},
 };
 
 struct Run {
