@@ -11,11 +11,11 @@ namespace tandem::packed_attention {
 
 #ifdef TANDEM_SM90
 
-// The thread's number, as something that the compiler does not know: in a kernel that does other things too, what follows
-// from it would otherwise be computed beforehand, and held.
+// The thread's number, read anew: in a kernel that does other things too, what follows from it would otherwise be computed
+// beforehand, and held or spilled.
 __device__ __forceinline__ int Thread() {
-  int thread = static_cast<int>(threadIdx.x);
-  asm volatile("" : "+r"(thread));
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
   return thread;
 }
 
@@ -81,17 +81,31 @@ __device__ __forceinline__ void Split(float a, float b, uint32_t& high, uint32_t
   low = RoundPair(isinf(fa) ? 0 : a - fa, isinf(fb) ? 0 : b - fb);
 }
 
-// kNear: through the first-level cache.
+// 16 bytes if `wanted`, else 0. Into the registers themselves: a choice between what was loaded and 0 would wait for the load
+// at once. kNear: through the first-level cache.
 template <bool kNear>
-__device__ __forceinline__ uint4 Load16(const void* p) {
-  uint4 v;
+__device__ __forceinline__ uint4 Load16(const char* p, bool wanted) {
+  uint4 v = {0, 0, 0, 0};
   if (kNear) {
-    v = *static_cast<const uint4*>(p);
+    asm volatile(
+        "{\n"
+        ".reg .pred wanted;\n"
+        "setp.ne.u32 wanted, %5, 0;\n"
+        "@wanted ld.global.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+        "}"
+        : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+        : "l"(p), "r"(static_cast<uint32_t>(wanted))
+        : "memory");
   } else {
-    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(p)
-                 : "memory");
+    asm volatile(
+        "{\n"
+        ".reg .pred wanted;\n"
+        "setp.ne.u32 wanted, %5, 0;\n"
+        "@wanted ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+        "}"
+        : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+        : "l"(p), "r"(static_cast<uint32_t>(wanted))
+        : "memory");
   }
   return v;
 }
@@ -205,31 +219,37 @@ class Packed {
     const int64_t begin = kv.offset(slot_, kv_head_, first);
     if (one_page) {
       const auto offset = [&](int key) { return (begin + (key - first) * D) * 2; };
-      LoadAt(first, n_keys_, offset, keys, values);
+      LoadKeysAt(first, n_keys_, offset, keys);
+      LoadValuesAt(first, n_keys_, offset, values);
     } else {
       const auto offset = [&](int key) { return kv.offset(slot_, kv_head_, key) * 2; };
-      LoadAt(first, n_keys_, offset, keys, values);
+      LoadKeysAt(first, n_keys_, offset, keys);
+      LoadValuesAt(first, n_keys_, offset, values);
     }
   }
   // Those before `end`, and 0 in the place of others. offset(key): of a key of the sequence, in bytes.
   template <typename Offset>
-  __device__ __forceinline__ void LoadAt(int first, int end, Offset offset, Keys& keys,
-                                         Values& values) const {
+  __device__ __forceinline__ void LoadKeysAt(int first, int end, Offset offset, Keys& keys) const {
     const KvLayer& kv = args_.kv;
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
       const int at = first + tile * 8 + g_;
-      const char* row = at < end ? static_cast<const char*>(kv.k) + offset(at) + t_ * 16 : nullptr;
+      const bool wanted = at < end;
+      const char* row = static_cast<const char*>(kv.k) + (wanted ? offset(at) : 0) + t_ * 16;
 #pragma unroll
-      for (int i = 0; i < D / 32; ++i)
-        keys.key[tile][i] = row ? Load16<kNear>(row + i * 64) : uint4{0, 0, 0, 0};
+      for (int i = 0; i < D / 32; ++i) keys.key[tile][i] = Load16<kNear>(row + i * 64, wanted);
     }
+  }
+  template <typename Offset>
+  __device__ __forceinline__ void LoadValuesAt(int first, int end, Offset offset, Values& values) const {
+    const KvLayer& kv = args_.kv;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int at = first + ValueKey(i);
-      const char* row = at < end ? static_cast<const char*>(kv.v) + offset(at) + g_ * 16 : nullptr;
+      const bool wanted = at < end;
+      const char* row = static_cast<const char*>(kv.v) + (wanted ? offset(at) : 0) + g_ * 16;
 #pragma unroll
-      for (int h = 0; h < H; ++h) values.value[i][h] = row ? Load16<kNear>(row + h * 128) : uint4{0, 0, 0, 0};
+      for (int h = 0; h < H; ++h) values.value[i][h] = Load16<kNear>(row + h * 128, wanted);
     }
   }
   // Whose values this lane has i-th.
@@ -238,34 +258,46 @@ class Packed {
   // Weights of the 16 keys from `first` on for the queries, over the largest score so far; the sums are scaled to it.
   using Scores = float[2][4];
   __device__ __forceinline__ void Score(int first, const Keys& keys, Scores& score) {
-    Scores low;  // of the queries' low parts
+    // Up to 8 queries leave half of a tile's rows: the low parts take them.
+    if (n_queries_ <= 8) {
+      Multiply(keys, 0, kQueries, score);
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
+      for (int n = 0; n < 2; ++n) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) score[n][j] = low[n][j] = 0;
-    }
-#pragma unroll
-    for (int i = 0; i < D / 32; ++i) {
-#pragma unroll
-      for (int part = 0; part < 2; ++part) {
-        const char* at = shared_ + (part * kQueries + g_) * kQueryPitch + i * 64 + t_ * 16;
-        const uint4 a = *reinterpret_cast<const uint4*>(at);
-        const uint4 b = *reinterpret_cast<const uint4*>(at + 8 * kQueryPitch);
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          float(&sum)[4] = part == 0 ? score[n] : low[n];
-          MultiplyTiles(sum, a.x, b.x, a.y, b.y, keys.key[n][i].x, keys.key[n][i].y);
-          MultiplyTiles(sum, a.z, b.z, a.w, b.w, keys.key[n][i].z, keys.key[n][i].w);
-        }
+        for (int j = 0; j < 2; ++j) score[n][j] += score[n][2 + j], score[n][2 + j] = 0;
       }
+      Softmax(score, 0, first);
+      return;
     }
+    Scores low;
+    Multiply(keys, 0, 8, score);
+    Multiply(keys, kQueries, kQueries + 8, low);
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) score[n][j] += low[n][j];
     }
+    Softmax(score, 0, first);
+    Softmax(score, 1, first);
+  }
+  // Products of the keys with 16 rows of shared memory, 8 from row `upper` on and 8 from `lower` on.
+  __device__ __forceinline__ void Multiply(const Keys& keys, int upper, int lower, Scores& sum) const {
 #pragma unroll
-    for (int row = 0; row < 2; ++row) Softmax(score, row, first);
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum[n][j] = 0;
+    }
+    const char* at = shared_ + (upper + g_) * kQueryPitch + t_ * 16;
+#pragma unroll
+    for (int i = 0; i < D / 32; ++i) {
+      const uint4 a = *reinterpret_cast<const uint4*>(at + i * 64);
+      const uint4 b = *reinterpret_cast<const uint4*>(at + (lower - upper) * kQueryPitch + i * 64);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        MultiplyTiles(sum[n], a.x, b.x, a.y, b.y, keys.key[n][i].x, keys.key[n][i].y);
+        MultiplyTiles(sum[n], a.z, b.z, a.w, b.w, keys.key[n][i].z, keys.key[n][i].w);
+      }
+    }
   }
 
   // Adds their values.
@@ -343,8 +375,8 @@ class Packed {
   __device__ __forceinline__ void AddNonFinite(const Scores& weight, int first) {
 #pragma unroll 1
     for (int key = 0; key < kWarpKeys && first + key < n_keys_; ++key) {
-      const auto* values = static_cast<const uint16_t*>(args_.kv.v) +
-                           args_.kv.offset(slot_, kv_head_, first + key);
+      const auto* values =
+          static_cast<const uint16_t*>(args_.kv.v) + args_.kv.offset(slot_, kv_head_, first + key);
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
         const bool second = key % 2;
@@ -385,14 +417,8 @@ class Packed {
   // After ShareScores: scales this warp's sums and puts them into shared memory: a place a warp where there is room, else
   // kSumSlots places, to which warps add in turns, the last ones first.
   __device__ __forceinline__ void ShareSums() {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int j = 0; j < H * 8; ++j) {
-        acc_[j][i * 2] *= keep_[i];
-        acc_[j][i * 2 + 1] *= keep_[i];
-      }
-    }
+    ScaleSums(0);
+    if (n_queries_ > 8) ScaleSums(1);
     if (HasOwnPlaces()) {
       EachSum(warp_, [](float4& at, const float4& v) { at = v; });
       Meet();
@@ -407,6 +433,13 @@ class Packed {
         });
       }
       Meet();
+    }
+  }
+  __device__ __forceinline__ void ScaleSums(int i) {
+#pragma unroll
+    for (int j = 0; j < H * 8; ++j) {
+      acc_[j][i * 2] *= keep_[i];
+      acc_[j][i * 2 + 1] *= keep_[i];
     }
   }
   __device__ __forceinline__ bool HasOwnPlaces() const { return n_queries_ * kWarps <= n_sums_; }

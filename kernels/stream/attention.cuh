@@ -34,26 +34,24 @@ struct Head {
   }
 };
 
-// What rotates a head: loaded before the head is there.
+// What rotates a head: loaded before the head is there. `gain`: of the norm before it, optional.
 template <int D>
 struct Rotation {
-  float cos[D / 64], sin[D / 64], low_gain[D / 64], high_gain[D / 64];
-  bool norm;
-  float eps;
+  float cos[D / 64] = {}, sin[D / 64] = {}, low_gain[D / 64] = {}, high_gain[D / 64] = {};
 
-  __device__ __forceinline__ Rotation(const float* gain, float given_eps, const float* cos_sin)
-      : norm(gain != nullptr), eps(given_eps) {
+  __device__ __forceinline__ void Load(const float* gain, const float* cos_sin) {
     const int lane = Thread() % 32;
 #pragma unroll
     for (int j = 0; j < D / 64; ++j) {
       const int i = lane + 32 * j;
       cos[j] = __ldcg(cos_sin + i);
       sin[j] = __ldcg(cos_sin + D / 2 + i);
-      low_gain[j] = norm ? gain[i] : 1;
-      high_gain[j] = norm ? gain[D / 2 + i] : 1;
+      if (gain == nullptr) continue;
+      low_gain[j] = gain[i];
+      high_gain[j] = gain[D / 2 + i];
     }
   }
-  __device__ __forceinline__ void Turn(Head<D>& head) const {
+  __device__ __forceinline__ void Turn(Head<D>& head, bool norm, float eps) const {
     if (norm) {
       float sum = 0;
 #pragma unroll
@@ -91,13 +89,15 @@ class StreamAttention : packed_attention::Packed<D> {
   static constexpr int kBlockKeys = packed_attention::kBlockKeys;
 
  public:
-  __device__ __forceinline__ StreamAttention(const Attend& attend, int kv_head, int rank, int32_t first_page)
+  __device__ __forceinline__ StreamAttention(const Attend& attend, int kv_head, int rank, int32_t first_page,
+                                             int32_t new_page)
       : Base(attend.attention, kv_head, rank, reinterpret_cast<float*>(Work()), Common().params.n_sums),
         attend_(attend),
         turn_(Common().turn),
         n_rows_(Common().n_rows),
         first_rows_(RowsOfForward()),
-        first_page_(first_page) {}
+        first_page_(first_page),
+        new_page_(new_page) {}
 
   __device__ __forceinline__ void Run(const packed_attention::Task& task) {
     this->Begin(task, first_rows_);
@@ -106,13 +106,19 @@ class StreamAttention : packed_attention::Packed<D> {
     // Keys from here on are this forward's.
     const int first_new = __reduce_min_sync(~0u, ours ? first_rows_.position : 0x7fffffff);
     int first = this->first_key();
+    // Before keys and values: loads come back in their order.
+    Arrivals new_rows = {};
+    Ask(new_rows);
     // All that is loaded on a condition begins as 0: else registers would be kept for it through the whole program.
     typename Base::Keys keys = {};
     typename Base::Values values = {};
-    if (first < this->n_keys_)
-      this->LoadAt(first, min(first_new, this->n_keys_), ByteOf{first, FirstByte(first)}, keys, values);
-    StoreQueries();
-    AppendRows(first_new);
+    if (first < this->n_keys_) {
+      const int end = min(first_new, this->n_keys_);
+      const ByteOf offset{first, FirstByte(first)};
+      this->LoadKeysAt(first, end, offset, keys);
+      this->LoadValuesAt(first, end, offset, values);
+    }
+    Take(new_rows, first_new);
     Meet();
     Mark(1);
     this->Reset();
@@ -120,12 +126,14 @@ class StreamAttention : packed_attention::Packed<D> {
       TakeFresh(first, first_new, keys, values);
 #pragma unroll 1
     while (first < this->n_keys_) {
+      const int next = first + kCluster * kBlockKeys, last = this->n_keys_;
+      const ByteOf offset{next, next < last ? FirstByte(next) : 0};
       typename Base::Scores score = {};
       this->Score(first, keys, score);
+      if (next < last) this->LoadKeysAt(next, last, offset, keys);
       this->Accumulate(first, score, values);
-      first += kCluster * kBlockKeys;
-      if (first < this->n_keys_)
-        this->LoadAt(first, this->n_keys_, ByteOf{first, FirstByte(first)}, keys, values);
+      if (next < last) this->LoadValuesAt(next, last, offset, values);
+      first = next;
     }
     this->ShareScores();
     this->ShareSums();
@@ -167,8 +175,7 @@ class StreamAttention : packed_attention::Packed<D> {
       if (at < first_new || at >= this->n_keys_) continue;
       const char* key = Fresh(0, at - first_new) + this->t_ * 16;
 #pragma unroll
-      for (int i = 0; i < D / 32; ++i)
-        keys.key[tile][i] = *reinterpret_cast<const uint4*>(key + i * 64);
+      for (int i = 0; i < D / 32; ++i) keys.key[tile][i] = *reinterpret_cast<const uint4*>(key + i * 64);
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -176,31 +183,75 @@ class StreamAttention : packed_attention::Packed<D> {
       if (at < first_new || at >= this->n_keys_) continue;
       const char* value = Fresh(1, at - first_new) + this->g_ * 16;
 #pragma unroll
-      for (int h = 0; h < D / 64; ++h)
-        values.value[i][h] = *reinterpret_cast<const uint4*>(value + h * 128);
+      for (int h = 0; h < D / 64; ++h) values.value[i][h] = *reinterpret_cast<const uint4*>(value + h * 128);
     }
   }
 
-  // A warp a query at a time. What is left in the places of others does not count: they see no key.
-  __device__ __forceinline__ void StoreQueries() const {
-    const int warp = Thread() / 32, lane = Thread() % 32;
+  // What this forward brings: queries, two a warp, and the keys and values of the sequence that this block attends to, a row
+  // a warp; blocks of other tasks write the same ones again. What is left in the places of other queries does not count:
+  // they see no key.
+  struct Arrivals {
+    Head<D> query[2], key, value;
+    Rotation<D> query_rotation[2], key_rotation;
+    bool appends;
+  };
+  // The last warps have the fewest queries.
+  static __device__ __forceinline__ int RowOfWarp() { return kWorkers - 1 - Thread() / 32; }
+  __device__ __forceinline__ bool HasQuery(int i) const {
+    return Thread() / 32 + i * kWorkers < this->n_queries_;
+  }
+  __device__ __forceinline__ const float* QueryAt(int i) const {
+    return attend_.q.template at<float>(turn_) + this->QueryOffset(Thread() / 32 + i * kWorkers);
+  }
+  __device__ __forceinline__ int64_t NewRow() const {
+    return (static_cast<int64_t>(RowOfWarp()) * this->args_.kv.n_kv_heads + this->kv_head_) * D;
+  }
+  __device__ __forceinline__ void Ask(Arrivals& rows) const {
+    static_assert(kQueries == 2 * kWorkers && kMaxRows == kWorkers);
+    const int row = RowOfWarp();
+    const int slot = __shfl_sync(~0u, first_rows_.slot, row);
+    const int position = __shfl_sync(~0u, first_rows_.position, row);
+    rows.appends = row < n_rows_ && slot == this->slot_ && position < this->n_keys_ &&
+                   position / kBlockKeys % kCluster == this->rank_;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (!HasQuery(i)) continue;
+      rows.query[i].Look(QueryAt(i));
+      const int query_row = this->task_.row + (Thread() / 32 + i * kWorkers) / this->group_;
+      rows.query_rotation[i].Load(attend_.q_norm, attend_.cos_sin + static_cast<int64_t>(query_row) * D);
+    }
+    if (!rows.appends) return;
+    rows.key.Look(attend_.k.template at<float>(turn_) + NewRow());
+    rows.value.Look(attend_.v.template at<float>(turn_) + NewRow());
+    rows.key_rotation.Load(attend_.k_norm, attend_.cos_sin + static_cast<int64_t>(row) * D);
+  }
+  __device__ __forceinline__ void Take(Arrivals& rows, int first_new) const {
+    const int lane = Thread() % 32;
     const float scale = this->query_scale();
-#pragma unroll 1
-    for (int query = warp; query < this->n_queries_; query += kWorkers) {
-      Head<D> head;
-      const float* from = attend_.q.template at<float>(turn_) + this->QueryOffset(query);
-      head.Look(from);
-      const Rotation<D> rotation(
-          attend_.q_norm, attend_.norm_eps,
-          attend_.cos_sin + static_cast<int64_t>(this->task_.row + query / this->group_) * D);
-      head.Await(from);
-      rotation.Turn(head);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (!HasQuery(i)) continue;
+      Head<D>& head = rows.query[i];
+      head.Await(QueryAt(i));
+      rows.query_rotation[i].Turn(head, attend_.q_norm != nullptr, attend_.norm_eps);
+      const int query = Thread() / 32 + i * kWorkers;
 #pragma unroll
       for (int j = 0; j < D / 64; ++j) {
         StoreQuery(query, lane + 32 * j, head.low[j] * scale);
         StoreQuery(query, D / 2 + lane + 32 * j, head.high[j] * scale);
       }
     }
+    if (!rows.appends) return;
+    const KvLayer& kv = this->args_.kv;
+    const int position = __shfl_sync(~0u, first_rows_.position, RowOfWarp());
+    const int64_t to = ((static_cast<int64_t>(new_page_) * kv.n_kv_heads + this->kv_head_) * kv.page_size +
+                        position % kv.page_size) *
+                       D;
+    rows.value.Await(attend_.v.template at<float>(turn_) + NewRow());
+    Append(kv.v, to, Fresh(1, position - first_new), rows.value);
+    rows.key.Await(attend_.k.template at<float>(turn_) + NewRow());
+    rows.key_rotation.Turn(rows.key, attend_.k_norm != nullptr, attend_.norm_eps);
+    Append(kv.k, to, Fresh(0, position - first_new), rows.key);
   }
   __device__ __forceinline__ void StoreQuery(int query, int at, float q) const {
     uint32_t high, low;
@@ -211,36 +262,8 @@ class StreamAttention : packed_attention::Packed<D> {
         static_cast<uint16_t>(low);
   }
 
-  // The sequence's new keys and values that this block attends to. Blocks of other tasks write the same ones again.
-  __device__ __forceinline__ void AppendRows(int first_new) const {
-    const int warp = Thread() / 32, lane = Thread() % 32;
-    const KvLayer& kv = this->args_.kv;
-#pragma unroll 1
-    for (int r = 0; r < n_rows_; ++r) {
-      const int slot = __shfl_sync(~0u, first_rows_.slot, r);
-      const int position = __shfl_sync(~0u, first_rows_.position, r);
-      // The last warps have the fewest queries.
-      const bool takes = kWorkers - 1 - r % kWorkers == warp && slot == this->slot_ &&
-                         position < this->n_keys_ && position / kBlockKeys % kCluster == this->rank_;
-      if (!takes) continue;
-      const int64_t from = (static_cast<int64_t>(r) * kv.n_kv_heads + this->kv_head_) * D;
-      const int64_t to = kv.offset(slot, this->kv_head_, position);
-      const float *k = attend_.k.template at<float>(turn_) + from,
-                  *v = attend_.v.template at<float>(turn_) + from;
-      Head<D> key, value;
-      value.Look(v);
-      key.Look(k);
-      const Rotation<D> rotation(attend_.k_norm, attend_.norm_eps,
-                                 attend_.cos_sin + static_cast<int64_t>(r) * D);
-      value.Await(v);
-      Append(kv.v, to, Fresh(1, position - first_new), lane, value);
-      key.Await(k);
-      rotation.Turn(key);
-      Append(kv.k, to, Fresh(0, position - first_new), lane, key);
-    }
-  }
-  __device__ __forceinline__ static void Append(void* cache, int64_t to, char* fresh, int lane,
-                                                const Head<D>& head) {
+  __device__ __forceinline__ static void Append(void* cache, int64_t to, char* fresh, const Head<D>& head) {
+    const int lane = Thread() % 32;
     uint16_t *at = static_cast<uint16_t*>(cache) + to, *here = reinterpret_cast<uint16_t*>(fresh);
 #pragma unroll
     for (int j = 0; j < D / 64; ++j) {
@@ -312,12 +335,14 @@ class StreamAttention : packed_attention::Packed<D> {
   const int turn_, n_rows_;
   const packed_attention::FirstRows first_rows_;
   const int32_t first_page_;  // of this warp's first keys; -1: not known
+  const int32_t new_page_;    // of the row whose key this warp appends
 };
 
 // What a block does first in every layer's attention, looked up once.
 struct FirstShare {
   packed_attention::Task task = {0, 0};
-  int32_t page = -1;  // of this warp's first keys
+  int32_t page = -1;     // of this warp's first keys
+  int32_t new_page = 0;  // of the row whose key this warp appends, in any share
 };
 __device__ __forceinline__ int ShareBlocks() {
   return static_cast<int>(gridDim.x) / packed_attention::kCluster * packed_attention::kCluster;
@@ -328,21 +353,48 @@ __device__ __forceinline__ packed_attention::Task TaskOf(const AttentionArgs& ar
                                     packed_attention::kQueries / (args.n_heads / n_kv_heads),
                                     item / packed_attention::kCluster / n_kv_heads);
 }
+// Of this warp.
+__device__ __forceinline__ int FirstKeyOf(int item) {
+  return item % packed_attention::kCluster * packed_attention::kBlockKeys +
+         Thread() / 32 * packed_attention::kWarpKeys;
+}
 __device__ __forceinline__ FirstShare FindFirstShare() {
   const AttentionArgs& args = Common().params.attention;
   const int block = static_cast<int>(blockIdx.x);
   FirstShare first;
+  const int row = kWorkers - 1 - Thread() / 32;
+  if (row < Common().n_rows) {
+    first.new_page = __ldg(args.kv.page_table + static_cast<int64_t>(Common().slot[row]) * args.kv.max_pages +
+                           Common().position[row] / args.kv.page_size);
+  }
   if (block >= ShareBlocks() || Common().n_rows == 0) return first;
   first.task = TaskOf(args, block);
   if (first.task.n_rows == 0) return first;
-  const int key = block % packed_attention::kCluster * packed_attention::kBlockKeys +
-                  Thread() / 32 * packed_attention::kWarpKeys;
+  const int key = FirstKeyOf(block);
   if (key <= Common().position[first.task.row + first.task.n_rows - 1]) {
     first.page =
         __ldg(args.kv.page_table + static_cast<int64_t>(Common().slot[first.task.row]) * args.kv.max_pages +
               key / args.kv.page_size);
   }
   return first;
+}
+
+// What this warp will attend to into the second-level cache, a line a lane, while the product before attention runs: loads of
+// keys that come from memory would hold up the queries behind them.
+__device__ __forceinline__ void FetchKeys(const Attend& attend, const FirstShare& share) {
+  constexpr int kLine = 128;
+  const KvLayer& kv = attend.attention.kv;
+  const int item = static_cast<int>(blockIdx.x), line = Thread() % 32 * kLine;
+  if (share.task.n_rows == 0 || line >= packed_attention::kWarpKeys * kv.head_dim * 2) return;
+  const int last = Common().position[share.task.row + share.task.n_rows - 1];
+  const int slot = Common().slot[share.task.row], kv_head = item / packed_attention::kCluster % kv.n_kv_heads;
+#pragma unroll 1
+  for (int key = FirstKeyOf(item); key <= last;
+       key += packed_attention::kCluster * packed_attention::kBlockKeys) {
+    const int64_t at = kv.offset(slot, kv_head, key) * 2 + line;
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(kv.k) + at));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(kv.v) + at));
+  }
 }
 
 template <int D>
@@ -354,7 +406,8 @@ __device__ __forceinline__ void RunAttention(const Attend& attend, FirstShare fi
   packed_attention::Task task = first.task;
   for (int item = block; task.n_rows != 0; item += n_blocks) {
     const int share = item / kCluster;
-    StreamAttention<D>(attend, share % n_kv_heads, item % kCluster, item == block ? first.page : -1)
+    StreamAttention<D>(attend, share % n_kv_heads, item % kCluster, item == block ? first.page : -1,
+                       first.new_page)
         .Run(task);
     Meet();
     // Of every row there is at most one task.

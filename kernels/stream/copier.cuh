@@ -18,7 +18,8 @@ __device__ __forceinline__ uint64_t ReadOnce() {
 __device__ __forceinline__ void CopyHalf(uint32_t to, const char* map, int row, int col, uint32_t barrier,
                                          uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, "
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1, "
       "{%2, %3, %4}], [%5], %6;" ::"r"(to),
       "l"(map), "r"(0), "r"(row), "r"(col / kMapCols), "r"(barrier), "l"(policy)
       : "memory");

@@ -32,6 +32,7 @@ struct Fixed {
   uint64_t full[kMaxStages], empty[kMaxStages];  // barriers: a tile is there; is used
   uint4 zeros[4];                                // a chunk of an input row that is not there
   float scale[kMaxRows];                         // of a product's rows
+  int32_t out_row[kMaxRows];                     // where a product's rows go
   float sums[2][kWorkers][kMaxRows][kSumPitch];
   float residual[kMaxResidual][kMaxRows]
                 [kTileRows];  // of the outputs of this block in products that add to the input
@@ -130,9 +131,9 @@ __device__ __forceinline__ float4 Float4(const uint4& bits) {
 __device__ __forceinline__ bool AllThere(const float4& v) {
   return IsThere(v.x) && IsThere(v.y) && IsThere(v.z) && IsThere(v.w);
 }
+// Of bf16 values, which are written in pairs.
 __device__ __forceinline__ bool AllThere16(const uint4& v) {
-  return (__vcmpeq2(v.x, kAbsent) | __vcmpeq2(v.y, kAbsent) | __vcmpeq2(v.z, kAbsent) |
-          __vcmpeq2(v.w, kAbsent)) == 0;
+  return max(max(v.x, v.y), max(v.z, v.w)) != kAbsent;
 }
 __device__ __forceinline__ float2 LoadRelaxed8(const void* p) {
   float2 v;
@@ -142,9 +143,11 @@ __device__ __forceinline__ float2 LoadRelaxed8(const void* p) {
 __device__ __forceinline__ uint32_t Present(float v) {
   return __float_as_uint(v) == kAbsent ? 0x7fffffffu : __float_as_uint(v);
 }
-__device__ __forceinline__ void StoreBf16(uint16_t* p, float v) {
-  const auto bits = static_cast<uint16_t>(RoundPair(v, 0));
-  asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(p), "h"(bits) : "memory");
+// As bf16, with the next lane's value behind it: for two lanes, of which the first is an even one and stores.
+__device__ __forceinline__ void StorePair(uint16_t* p, float v) {
+  const float next = __shfl_xor_sync(3u << (Thread() & 30), v, 1);
+  if (Thread() % 2 == 0)
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(RoundPair(v, next)) : "memory");
 }
 __device__ __forceinline__ void StoreRelaxed(float* p, float v) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(Present(v)) : "memory");
@@ -158,7 +161,7 @@ struct Round {
   // Those of a residual begin at block 0 always, so that an output has one block.
   __device__ __forceinline__ int Next(const Tiles& tiles) {
     const int n_groups = tiles.n_groups, n_blocks = static_cast<int>(gridDim.x);
-    if (tiles.residual) before = 0;
+    if (tiles.residual) return static_cast<int>(blockIdx.x);
     int first = static_cast<int>(blockIdx.x) - before;
     if (first < 0) first += n_blocks;
     before = (before + n_groups) % n_blocks;

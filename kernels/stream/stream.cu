@@ -18,7 +18,7 @@ namespace {
 constexpr int kLargestShared = 227 * 1024;
 constexpr int kSmallWork = 32 * 1024;
 constexpr int kInFlightBytes =
-    48 * 1024;  // of a multiprocessor: what hides the latency of memory at its full rate
+    64 * 1024;  // of a multiprocessor: what hides the latency of memory at its full rate
 
 struct WidenArgs {
   View from;
@@ -60,8 +60,8 @@ struct StreamKernel::Impl {
 
 namespace {
 
-// How the block's shared memory is cut: an input of kMaxHidden and less is held whole, a longer one (bf16) only if it is
-// small; else it is taken in slabs.
+// How the block's shared memory is cut: an input of kMaxHidden and less is held whole, a longer one is taken in slabs, so that
+// its first columns can be used while the last ones are computed.
 bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Params& params, int n_blocks,
                int* shared_bytes) {
   const auto attention_bytes = [&](int n_sums) {
@@ -75,7 +75,8 @@ bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Param
     }
   }
   // The ring begins behind it.
-  params.work_bytes = (kFixedBytes + work + kTileAlignment - 1) / kTileAlignment * kTileAlignment - kFixedBytes;
+  params.work_bytes =
+      (kFixedBytes + work + kTileAlignment - 1) / kTileAlignment * kTileAlignment - kFixedBytes;
   params.n_sums = packed_attention::kSumSlots * packed_attention::kQueries;
   while (attention_bytes(params.n_sums + 1) <= params.work_bytes) ++params.n_sums;
   for (StreamStep& step : steps) {
@@ -84,9 +85,11 @@ bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Param
     if (tiles.residual && (tiles.n_groups + n_blocks - 1) / n_blocks > kMaxResidual) return false;
     const int n_tiles = (tiles.in_dim + kTileCols - 1) / kTileCols;
     tiles.slab_tiles = n_tiles;
-    if (tiles.in_dim * max_rows * 2 <= params.work_bytes) continue;
-    tiles.slab_tiles = params.work_bytes / 2 / (max_rows * kTileCols * 2);
-    if (tiles.slab_tiles == 0 || (tiles.n_groups + n_blocks - 1) / n_blocks > kMaxHeld) return false;
+    const bool held = (tiles.n_groups + n_blocks - 1) / n_blocks <= kMaxHeld;
+    const bool fits = tiles.in_dim * max_rows * 2 <= params.work_bytes;
+    if (fits && (tiles.in_dim <= kMaxHidden || !held)) continue;
+    tiles.slab_tiles = std::min(params.work_bytes / 2 / (max_rows * kTileCols * 2), (n_tiles + 1) / 2);
+    if (tiles.slab_tiles == 0 || !held) return false;
   }
   const int fixed = params.work_bytes + kFixedBytes;
   params.n_stages = std::min(kMaxStages, (kLargestShared - fixed) / kTileBytes);
@@ -103,8 +106,8 @@ bool MakeMap(const uint16_t* weight, int n_outputs, int in_dim, CUtensorMap* map
   void* encode = nullptr;
   cudaDriverEntryPointQueryResult found;
   constexpr int kSince = 12000;
-  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, kSince, cudaEnableDefault, &found) !=
-          cudaSuccess ||
+  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, kSince, cudaEnableDefault,
+                                       &found) != cudaSuccess ||
       found != cudaDriverEntryPointSuccess) {
     cudaGetLastError();
     return false;
@@ -115,8 +118,8 @@ bool MakeMap(const uint16_t* weight, int n_outputs, int in_dim, CUtensorMap* map
   const cuuint64_t pitch[] = {row_bytes, kMapCols * 2};
   const cuuint32_t box[] = {kMapCols, 8, kTileCols / kMapCols}, step[] = {1, 1, 1};
   return reinterpret_cast<Encode>(encode)(
-             map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, std::size(size), const_cast<uint16_t*>(weight), size, pitch,
-             box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, std::size(size), const_cast<uint16_t*>(weight), size,
+             pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
              CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
@@ -245,8 +248,9 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   params.attention = plan.attention;
   params.n_steps = static_cast<int32_t>(plan.steps.size());
   params.n_products = static_cast<int32_t>(tiles.size());
+  // Of the function, not of this kernel: others may need more.
   TANDEM_CUDA_CHECK(
-      cudaFuncSetAttribute(RunStream, cudaFuncAttributeMaxDynamicSharedMemorySize, impl->shared_bytes));
+      cudaFuncSetAttribute(RunStream, cudaFuncAttributeMaxDynamicSharedMemorySize, kLargestShared));
   return std::unique_ptr<StreamKernel>(new StreamKernel(std::move(impl)));
 }
 

@@ -23,9 +23,9 @@ namespace tandem::stream {
 // A step's description into shared memory, without waiting.
 __device__ __forceinline__ void FetchStep(const StreamStep* from, StreamStep* to) {
   static_assert(sizeof(StreamStep) % 16 == 0 && sizeof(StreamStep) / 16 <= kWorkerThreads);
-  if (threadIdx.x < sizeof(StreamStep) / 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(SharedAddress(to) + 16 * threadIdx.x),
-                 "l"(reinterpret_cast<const char*>(from) + 16 * threadIdx.x)
+  if (Thread() < static_cast<int>(sizeof(StreamStep) / 16)) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(SharedAddress(to) + 16 * Thread()),
+                 "l"(reinterpret_cast<const char*>(from) + 16 * Thread())
                  : "memory");
   }
 }
@@ -56,6 +56,7 @@ __device__ __forceinline__ void RunWorkers(const Params& params) {
     Mark(0);
     if (s + 1 < params.n_steps) FetchStep(params.steps + s + 1, Common().step + ((s + 1) & 1));
     if (step.kind == Kind::kProduct) {
+      if (step.before_attention) FetchKeys(step.attend, first);
       RunProduct(step.product, round, progress);
     } else if (step.attend.attention.kv.head_dim == 64) {
       RunAttention<64>(step.attend, first);
@@ -109,7 +110,8 @@ __global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__
   __syncthreads();
   if (thread >= kWorkerThreads) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCopierRegisters));
-    if (thread < kWorkerThreads + 32) Copier(common.params).Run(common.params, common.n_rows, common.n_logits);
+    if (thread < kWorkerThreads + 32)
+      Copier(common.params).Run(common.params, common.n_rows, common.n_logits);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kWorkerRegisters));
     RunWorkers(common.params);

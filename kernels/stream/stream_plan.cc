@@ -210,6 +210,9 @@ class Builder {
     step.attend.stats = NewPlace(n_queries * packed_attention::kCluster * 2 * 4);
     buffers_[attention->out] = {step.attend.out, true};
     plan_.head_dim = std::max(plan_.head_dim, d);
+    StreamStep& before = plan_.steps.back();  // of those that wrote q, k and v the last one
+    before.before_attention = true;
+    before.attend = step.attend;
     plan_.steps.push_back(step);
     return 2;
   }

@@ -89,6 +89,7 @@ struct Attend {
 
 struct alignas(16) StreamStep {
   Kind kind;
+  bool before_attention;  // a product: `attend` is the step that follows
   Product product;
   Attend attend;
 };

@@ -233,18 +233,27 @@ void LaunchSteps(const Program& program) {
   }
 }
 
-// Launched again and again: nothing of one launch may reach the next.
+// Launched again and again: nothing of one launch may reach the next. All kernels are made before the first is launched:
+// nor may one kernel depend on which was made last.
 TEST(Stream, HasTheBitsOfItsSteps) {
   TANDEM_SKIP_WITHOUT(kCudaDevice);
   if (!StreamKernel::RunsHere())
     GTEST_SKIP() << "the device is older than sm_90, or this build has no code for it";
+  std::vector<std::unique_ptr<Forward>> forwards;
+  std::vector<std::unique_ptr<StreamKernel>> kernels;
   for (const Shape& shape : kShapes) {
     SCOPED_TRACE(shape.name);
-    Forward forward(shape);
+    forwards.push_back(std::make_unique<Forward>(shape));
+    const Program& program = forwards.back()->program();
     size_t n_steps = 0;
-    const auto kernel = StreamKernel::Make(forward.program(), 0, &n_steps);
-    ASSERT_NE(kernel, nullptr);
-    ASSERT_EQ(n_steps, forward.program().steps().size());
+    kernels.push_back(StreamKernel::Make(program, 0, &n_steps));
+    ASSERT_NE(kernels.back(), nullptr);
+    ASSERT_EQ(n_steps, program.steps().size());
+  }
+  for (size_t i = 0; i < kernels.size(); ++i) {
+    SCOPED_TRACE(kShapes[i].name);
+    Forward& forward = *forwards[i];
+    const StreamKernel* kernel = kernels[i].get();
     uint32_t seed = 1;
     for (const Runs& runs : kRuns) {
       ++seed;
