@@ -54,7 +54,8 @@ class ClusterAttention : packed_attention::Packed<D> {
   // `barrier`: initialised with 1, before any block of the cluster sends; for this class alone.
   __device__ __forceinline__ ClusterAttention(const AttentionArgs& args, int kv_head, uint32_t rank,
                                               float* shared, uint32_t barrier)
-      : Base(args, kv_head, static_cast<int>(rank), shared, packed_attention::kSumSlots * kQueries),
+      : Base(args, args.n_heads / args.kv.n_kv_heads, kv_head, static_cast<int>(rank), shared,
+             packed_attention::kSumSlots * kQueries),
         received_(shared + packed_attention::FloatsOf<D>()),
         received_stats_(reinterpret_cast<float2*>(received_ + 2 * kCluster * kQueries * kPart)),
         barrier_(barrier) {}
@@ -150,7 +151,7 @@ class WarpAttention : packed_attention::Packed<D, true> {
  public:
   // `shared`: the warp's own QueryFloats<D>() floats.
   __device__ __forceinline__ WarpAttention(const AttentionArgs& args, int kv_head, float* shared)
-      : Base(args, kv_head, 0, shared, 0) {}
+      : Base(args, args.n_heads / args.kv.n_kv_heads, kv_head, 0, shared, 0) {}
 
   __device__ __forceinline__ void Run(const Task& task, const FirstRows& first_rows) {
     this->Begin(task, first_rows);

@@ -141,9 +141,9 @@ class Packed {
   static constexpr int kSumPitch = D + 4;         // floats
   static constexpr int kPart = D / kCluster;      // values of a query that a block finishes
 
-  // `shared`: FloatsOf<D>(n_sums) floats, aligned to 16 bytes.
-  __device__ __forceinline__ Packed(const AttentionArgs& args, int kv_head, int rank, float* shared,
-                                    int n_sums)
+  // `group`: heads that share a kv head. `shared`: FloatsOf<D>(n_sums) floats, aligned to 16 bytes.
+  __device__ __forceinline__ Packed(const AttentionArgs& args, int group, int kv_head, int rank,
+                                    float* shared, int n_sums)
       : args_(args),
         shared_(reinterpret_cast<char*>(shared)),
         max_(shared + QueryFloats<D>()),
@@ -152,7 +152,7 @@ class Packed {
         n_sums_(n_sums),
         rank_(rank),
         kv_head_(kv_head),
-        group_(args.n_heads / args.kv.n_kv_heads),
+        group_(group),
         warp_(Thread() / 32),
         g_(Thread() % 32 / 4),
         t_(Thread() % 4) {}

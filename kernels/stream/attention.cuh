@@ -74,13 +74,6 @@ struct Rotation {
   }
 };
 
-// The forward's rows, one a lane.
-__device__ __forceinline__ packed_attention::FirstRows RowsOfForward() {
-  const int lane = Thread() % 32;
-  if (lane >= kMaxRows) return {Common().n_rows, -1, 0};
-  return {Common().n_rows, Common().slot[lane], Common().position[lane]};
-}
-
 template <int D>
 class StreamAttention : packed_attention::Packed<D> {
   using Base = packed_attention::Packed<D>;
@@ -89,23 +82,27 @@ class StreamAttention : packed_attention::Packed<D> {
   static constexpr int kBlockKeys = packed_attention::kBlockKeys;
 
  public:
-  __device__ __forceinline__ StreamAttention(const Attend& attend, int kv_head, int rank, int32_t first_page,
-                                             int32_t new_page)
-      : Base(attend.attention, kv_head, rank, reinterpret_cast<float*>(Work()), Common().params.n_sums),
+  __device__ __forceinline__ StreamAttention(const Attend& attend, const Share& share)
+      : Base(attend.attention, Common().params.group, share.kv_head, share.rank,
+             reinterpret_cast<float*>(Work()), Common().params.n_sums),
         attend_(attend),
-        turn_(Common().turn),
-        n_rows_(Common().n_rows),
-        first_rows_(RowsOfForward()),
-        first_page_(first_page),
-        new_page_(new_page) {}
+        share_(share),
+        turn_(Common().turn) {
+    this->task_.row = share.row;
+    this->slot_ = share.slot;
+    this->first_position_ = share.first_position;
+    this->n_keys_ = share.n_keys;
+    this->n_queries_ = share.n_queries;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int query = this->QueryOf(i);
+      this->position_[i] = query < share.n_queries ? share.first_position + Common().query_row[query] : -1;
+    }
+  }
 
-  __device__ __forceinline__ void Run(const packed_attention::Task& task) {
-    this->Begin(task, first_rows_);
-    const int lane = Thread() % 32;
-    const bool ours = lane < n_rows_ && first_rows_.slot == this->slot_;
-    // Keys from here on are this forward's.
-    const int first_new = __reduce_min_sync(~0u, ours ? first_rows_.position : 0x7fffffff);
+  __device__ __forceinline__ void Run() {
     int first = this->first_key();
+    const int first_new = share_.first_new;
     // Before keys and values: loads come back in their order.
     Arrivals new_rows = {};
     Ask(new_rows);
@@ -114,11 +111,11 @@ class StreamAttention : packed_attention::Packed<D> {
     typename Base::Values values = {};
     if (first < this->n_keys_) {
       const int end = min(first_new, this->n_keys_);
-      const ByteOf offset{first, FirstByte(first)};
+      const ByteOf offset{first, share_.keys_at};
       this->LoadKeysAt(first, end, offset, keys);
       this->LoadValuesAt(first, end, offset, values);
     }
-    Take(new_rows, first_new);
+    Take(new_rows);
     Meet();
     Mark(1);
     this->Reset();
@@ -127,7 +124,8 @@ class StreamAttention : packed_attention::Packed<D> {
 #pragma unroll 1
     while (first < this->n_keys_) {
       const int next = first + kCluster * kBlockKeys, last = this->n_keys_;
-      const ByteOf offset{next, next < last ? FirstByte(next) : 0};
+      const ByteOf offset{next,
+                          next < last ? this->args_.kv.offset(this->slot_, this->kv_head_, next) * 2 : 0};
       typename Base::Scores score = {};
       this->Score(first, keys, score);
       if (next < last) this->LoadKeysAt(next, last, offset, keys);
@@ -149,18 +147,6 @@ class StreamAttention : packed_attention::Packed<D> {
     int64_t at;
     __device__ __forceinline__ int64_t operator()(int key) const { return at + (key - first) * (D * 2); }
   };
-  // Where the first keys of a block lie is the same in every layer.
-  __device__ __forceinline__ int64_t FirstByte(int first) const {
-    const KvLayer& kv = this->args_.kv;
-    const int32_t page =
-        first == this->first_key() && first_page_ >= 0
-            ? first_page_
-            : __ldg(kv.page_table + static_cast<int64_t>(this->slot_) * kv.max_pages + first / kv.page_size);
-    return ((static_cast<int64_t>(page) * kv.n_kv_heads + this->kv_head_) * kv.page_size +
-            first % kv.page_size) *
-           D * 2;
-  }
-
   // This forward's keys (side 0) and values of the block, by position, in shared memory that products use for their sums: a
   // trip through the cache would hold everybody up.
   static __device__ __forceinline__ char* Fresh(int side, int row) {
@@ -193,46 +179,32 @@ class StreamAttention : packed_attention::Packed<D> {
   struct Arrivals {
     Head<D> query[2], key, value;
     Rotation<D> query_rotation[2], key_rotation;
-    bool appends;
   };
-  // The last warps have the fewest queries.
-  static __device__ __forceinline__ int RowOfWarp() { return kWorkers - 1 - Thread() / 32; }
   __device__ __forceinline__ bool HasQuery(int i) const {
     return Thread() / 32 + i * kWorkers < this->n_queries_;
   }
-  __device__ __forceinline__ const float* QueryAt(int i) const {
-    return attend_.q.template at<float>(turn_) + this->QueryOffset(Thread() / 32 + i * kWorkers);
-  }
-  __device__ __forceinline__ int64_t NewRow() const {
-    return (static_cast<int64_t>(RowOfWarp()) * this->args_.kv.n_kv_heads + this->kv_head_) * D;
-  }
   __device__ __forceinline__ void Ask(Arrivals& rows) const {
     static_assert(kQueries == 2 * kWorkers && kMaxRows == kWorkers);
-    const int row = RowOfWarp();
-    const int slot = __shfl_sync(~0u, first_rows_.slot, row);
-    const int position = __shfl_sync(~0u, first_rows_.position, row);
-    rows.appends = row < n_rows_ && slot == this->slot_ && position < this->n_keys_ &&
-                   position / kBlockKeys % kCluster == this->rank_;
+    const float* q = attend_.q.template at<float>(turn_);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (!HasQuery(i)) continue;
-      rows.query[i].Look(QueryAt(i));
-      const int query_row = this->task_.row + (Thread() / 32 + i * kWorkers) / this->group_;
-      rows.query_rotation[i].Load(attend_.q_norm, attend_.cos_sin + static_cast<int64_t>(query_row) * D);
+      rows.query[i].Look(q + share_.query_at[i]);
+      rows.query_rotation[i].Load(attend_.q_norm, attend_.cos_sin + share_.query_cos_sin[i]);
     }
-    if (!rows.appends) return;
-    rows.key.Look(attend_.k.template at<float>(turn_) + NewRow());
-    rows.value.Look(attend_.v.template at<float>(turn_) + NewRow());
-    rows.key_rotation.Load(attend_.k_norm, attend_.cos_sin + static_cast<int64_t>(row) * D);
+    if (share_.fresh_row < 0) return;
+    rows.key.Look(attend_.k.template at<float>(turn_) + share_.new_from);
+    rows.value.Look(attend_.v.template at<float>(turn_) + share_.new_from);
+    rows.key_rotation.Load(attend_.k_norm, attend_.cos_sin + share_.new_cos_sin);
   }
-  __device__ __forceinline__ void Take(Arrivals& rows, int first_new) const {
+  __device__ __forceinline__ void Take(Arrivals& rows) const {
     const int lane = Thread() % 32;
     const float scale = this->query_scale();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (!HasQuery(i)) continue;
       Head<D>& head = rows.query[i];
-      head.Await(QueryAt(i));
+      head.Await(attend_.q.template at<float>(turn_) + share_.query_at[i]);
       rows.query_rotation[i].Turn(head, attend_.q_norm != nullptr, attend_.norm_eps);
       const int query = Thread() / 32 + i * kWorkers;
 #pragma unroll
@@ -241,17 +213,13 @@ class StreamAttention : packed_attention::Packed<D> {
         StoreQuery(query, D / 2 + lane + 32 * j, head.high[j] * scale);
       }
     }
-    if (!rows.appends) return;
+    if (share_.fresh_row < 0) return;
     const KvLayer& kv = this->args_.kv;
-    const int position = __shfl_sync(~0u, first_rows_.position, RowOfWarp());
-    const int64_t to = ((static_cast<int64_t>(new_page_) * kv.n_kv_heads + this->kv_head_) * kv.page_size +
-                        position % kv.page_size) *
-                       D;
-    rows.value.Await(attend_.v.template at<float>(turn_) + NewRow());
-    Append(kv.v, to, Fresh(1, position - first_new), rows.value);
-    rows.key.Await(attend_.k.template at<float>(turn_) + NewRow());
+    rows.value.Await(attend_.v.template at<float>(turn_) + share_.new_from);
+    Append(kv.v, share_.new_at, Fresh(1, share_.fresh_row), rows.value);
+    rows.key.Await(attend_.k.template at<float>(turn_) + share_.new_from);
     rows.key_rotation.Turn(rows.key, attend_.k_norm != nullptr, attend_.norm_eps);
-    Append(kv.k, to, Fresh(0, position - first_new), rows.key);
+    Append(kv.k, share_.new_at, Fresh(0, share_.fresh_row), rows.key);
   }
   __device__ __forceinline__ void StoreQuery(int query, int at, float q) const {
     uint32_t high, low;
@@ -332,87 +300,109 @@ class StreamAttention : packed_attention::Packed<D> {
   }
 
   const Attend& attend_;
-  const int turn_, n_rows_;
-  const packed_attention::FirstRows first_rows_;
-  const int32_t first_page_;  // of this warp's first keys; -1: not known
-  const int32_t new_page_;    // of the row whose key this warp appends
+  const Share& share_;
+  const int turn_;
 };
 
-// What a block does first in every layer's attention, looked up once.
-struct FirstShare {
-  packed_attention::Task task = {0, 0};
-  int32_t page = -1;     // of this warp's first keys
-  int32_t new_page = 0;  // of the row whose key this warp appends, in any share
-};
+// Blocks that share a task take their turns at the same time.
 __device__ __forceinline__ int ShareBlocks() {
   return static_cast<int>(gridDim.x) / packed_attention::kCluster * packed_attention::kCluster;
 }
-__device__ __forceinline__ packed_attention::Task TaskOf(const AttentionArgs& args, int item) {
-  const int n_kv_heads = args.kv.n_kv_heads;
-  return packed_attention::FindTask(Common().params.rows, RowsOfForward(),
-                                    packed_attention::kQueries / (args.n_heads / n_kv_heads),
-                                    item / packed_attention::kCluster / n_kv_heads);
+// This warp's share of the item-th of all tasks' ranks.
+__device__ __forceinline__ void MakeShare(int item) {
+  constexpr int kCluster = packed_attention::kCluster;
+  const Fixed& common = Common();
+  const AttentionArgs& args = common.params.attention;
+  const KvLayer& kv = args.kv;
+  const int lane = Thread() % 32, warp = Thread() / 32, n_rows = common.n_rows, group = common.params.group;
+  const packed_attention::FirstRows rows = {n_rows, lane < kMaxRows ? common.slot[lane] : -1,
+                                            lane < kMaxRows ? common.position[lane] : 0};
+  const packed_attention::Task task = packed_attention::FindTask(
+      common.params.rows, rows, packed_attention::kQueries / group, item / kCluster / kv.n_kv_heads);
+  Share& share = Common().share[warp];
+  __syncwarp();
+  if (lane == 0) {
+    const int d = kv.head_dim;
+    share.item = item;
+    share.n_queries = task.n_rows * group;
+    share.row = task.row;
+    share.kv_head = item / kCluster % kv.n_kv_heads;
+    share.rank = item % kCluster;
+    share.slot = common.slot[task.row];
+    share.first_position = common.position[task.row];
+    share.n_keys = task.n_rows == 0 ? 0 : common.position[task.row + task.n_rows - 1] + 1;
+    share.first_new = share.first_position;
+    for (int row = 0; row < n_rows; ++row) {
+      if (common.slot[row] == share.slot) share.first_new = min(share.first_new, common.position[row]);
+    }
+    const int first = share.rank * packed_attention::kBlockKeys + warp * packed_attention::kWarpKeys;
+    share.keys_at = first < share.n_keys ? kv.offset(share.slot, share.kv_head, first) * 2 : 0;
+    for (int i = 0; i < 2; ++i) {
+      const int query = warp + i * kWorkers, row = task.row + query / group;
+      share.query_at[i] = (row * args.n_heads + share.kv_head * group + query % group) * d;
+      share.query_cos_sin[i] = row * d;
+    }
+    const int row = kWorkers - 1 - warp;  // the last warps have the fewest queries
+    const int position = common.position[row];
+    share.new_from = (row * kv.n_kv_heads + share.kv_head) * d;
+    share.new_cos_sin = row * d;
+    const bool appends = row < n_rows && common.slot[row] == share.slot && position < share.n_keys &&
+                         position / packed_attention::kBlockKeys % kCluster == share.rank;
+    share.fresh_row = appends ? position - share.first_new : -1;
+    share.new_at = appends ? kv.offset(share.slot, share.kv_head, position) : 0;
+  }
+  __syncwarp();
 }
-// Of this warp.
-__device__ __forceinline__ int FirstKeyOf(int item) {
-  return item % packed_attention::kCluster * packed_attention::kBlockKeys +
-         Thread() / 32 * packed_attention::kWarpKeys;
-}
-__device__ __forceinline__ FirstShare FindFirstShare() {
-  const AttentionArgs& args = Common().params.attention;
+__device__ __forceinline__ void MakeFirstShare() {
+  const int query = Thread(), group = Common().params.group;
+  if (query < packed_attention::kQueries) Common().query_row[query] = static_cast<uint8_t>(query / group);
+  if (Thread() == 0) {
+    int n_tasks = 0;
+    for (int row = 0, first = 0; row < Common().n_rows; ++row) {
+      if (row > 0 && Common().slot[row] != Common().slot[row - 1]) first = row;
+      n_tasks += (row - first) % (packed_attention::kQueries / group) == 0;
+    }
+    Common().n_tasks = n_tasks;
+  }
+  Share& share = Common().share[Thread() / 32];
   const int block = static_cast<int>(blockIdx.x);
-  FirstShare first;
-  const int row = kWorkers - 1 - Thread() / 32;
-  if (row < Common().n_rows) {
-    first.new_page = __ldg(args.kv.page_table + static_cast<int64_t>(Common().slot[row]) * args.kv.max_pages +
-                           Common().position[row] / args.kv.page_size);
+  if (Common().n_rows > 0 && block < ShareBlocks()) {
+    MakeShare(block);
+  } else if (Thread() % 32 == 0) {
+    share.item = block;
+    share.n_queries = 0;
   }
-  if (block >= ShareBlocks() || Common().n_rows == 0) return first;
-  first.task = TaskOf(args, block);
-  if (first.task.n_rows == 0) return first;
-  const int key = FirstKeyOf(block);
-  if (key <= Common().position[first.task.row + first.task.n_rows - 1]) {
-    first.page =
-        __ldg(args.kv.page_table + static_cast<int64_t>(Common().slot[first.task.row]) * args.kv.max_pages +
-              key / args.kv.page_size);
-  }
-  return first;
 }
 
-// What this warp will attend to into the second-level cache, a line a lane, while the product before attention runs: loads of
-// keys that come from memory would hold up the queries behind them.
-__device__ __forceinline__ void FetchKeys(const Attend& attend, const FirstShare& share) {
-  constexpr int kLine = 128;
+// What this warp will attend to into the second-level cache, a line a lane, while the product before attention runs.
+__device__ __forceinline__ void FetchKeys(const Attend& attend) {
+  constexpr int kLine = 128, kTurn = packed_attention::kCluster * packed_attention::kBlockKeys;
   const KvLayer& kv = attend.attention.kv;
-  const int item = static_cast<int>(blockIdx.x), line = Thread() % 32 * kLine;
-  if (share.task.n_rows == 0 || line >= packed_attention::kWarpKeys * kv.head_dim * 2) return;
-  const int last = Common().position[share.task.row + share.task.n_rows - 1];
-  const int slot = Common().slot[share.task.row], kv_head = item / packed_attention::kCluster % kv.n_kv_heads;
+  const Share& share = Common().share[Thread() / 32];
+  const int line = Thread() % 32 * kLine;
+  if (share.n_queries == 0 || line >= packed_attention::kWarpKeys * kv.head_dim * 2) return;
+  int key = share.rank * packed_attention::kBlockKeys + Thread() / 32 * packed_attention::kWarpKeys;
+  int64_t at = share.keys_at;
 #pragma unroll 1
-  for (int key = FirstKeyOf(item); key <= last;
-       key += packed_attention::kCluster * packed_attention::kBlockKeys) {
-    const int64_t at = kv.offset(slot, kv_head, key) * 2 + line;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(kv.k) + at));
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(kv.v) + at));
+  while (key < share.n_keys) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(kv.k) + at + line));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(kv.v) + at + line));
+    key += kTurn;
+    if (key < share.n_keys) at = kv.offset(share.slot, share.kv_head, key) * 2;
   }
 }
 
 template <int D>
-__device__ __forceinline__ void RunAttention(const Attend& attend, FirstShare first) {
+__device__ __forceinline__ void RunAttention(const Attend& attend) {
   constexpr int kCluster = packed_attention::kCluster;
-  const int n_kv_heads = attend.attention.kv.n_kv_heads, block = static_cast<int>(blockIdx.x);
-  // Blocks that share a task take their turns at the same time.
-  const int n_blocks = ShareBlocks();
-  packed_attention::Task task = first.task;
-  for (int item = block; task.n_rows != 0; item += n_blocks) {
-    const int share = item / kCluster;
-    StreamAttention<D>(attend, share % n_kv_heads, item % kCluster, item == block ? first.page : -1,
-                       first.new_page)
-        .Run(task);
+  const Share& share = Common().share[Thread() / 32];
+  const int block = static_cast<int>(blockIdx.x), n_blocks = ShareBlocks();
+  const int n_items = Common().n_tasks * attend.attention.kv.n_kv_heads * kCluster;
+#pragma unroll 1
+  for (int item = block; item < n_items && block < n_blocks; item += n_blocks) {
+    if (share.item != item) MakeShare(item);
+    StreamAttention<D>(attend, share).Run();
     Meet();
-    // Of every row there is at most one task.
-    if ((item + n_blocks) / kCluster >= Common().n_rows * n_kv_heads) break;
-    task = TaskOf(attend.attention, item + n_blocks);
   }
 }
 

@@ -13,7 +13,7 @@ namespace tandem::stream {
 constexpr int kWorkers = strands::kStrands;
 constexpr int kWorkerThreads = kWorkers * 32;
 constexpr int kThreads = kWorkerThreads + 4 * 32;  // registers can be given by 4 warps at a time
-constexpr int kWorkerRegisters = 232, kCopierRegisters = 40;
+constexpr int kWorkerRegisters = 240, kCopierRegisters = 24;
 constexpr int kTileRows = strands::kTileRows;
 constexpr int kTileCols = strands::kTileCols;
 // A tile is two copies of 8 rows: [half][64 columns][row][128 bytes], the 16 bytes of a row's number c at c xor the row, so
@@ -23,6 +23,22 @@ constexpr int kTileBytes = 2 * kHalfBytes;
 constexpr int kTileAlignment = 1024;
 constexpr int kPieceCols = kWorkerThreads * 8;  // of an input: a thread has 8 columns of every so many
 constexpr int kSumPitch = 20;                   // floats: of 16 outputs of a row
+
+// What a warp does of a task of attention, the same in every layer: places are in values, but for keys_at.
+struct alignas(16) Share {
+  int64_t keys_at;  // of its first keys in a cache, in bytes
+  int64_t new_at;   // where the key and the value that it appends go
+  int32_t query_at[2], query_cos_sin[2];
+  int32_t new_from, new_cos_sin;  // of the key and the value that it appends
+  int32_t fresh_row;              // likewise, counted from first_new; -1: it appends none
+  int32_t item;                   // of the layer's tasks and their ranks
+  int32_t n_queries;              // 0: there is no such task
+  int32_t row;                    // the task's first
+  int32_t slot, first_position, n_keys;
+  int32_t first_new;  // keys from this position on are this forward's
+  int32_t kv_head, rank;
+};
+static_assert(sizeof(Share) % 16 == 0);
 
 // Shared memory begins with what does not depend on the program; then `work_bytes` for inputs, then the ring.
 struct Fixed {
@@ -40,6 +56,9 @@ struct Fixed {
   int32_t turn;               // which half of the buffers
   int32_t n_rows, n_logits;
   int32_t slot[kMaxRows], position[kMaxRows];
+  int32_t n_tasks;                                // of attention, for a kv head
+  Share share[kWorkers];                          // a worker's
+  uint8_t query_row[packed_attention::kQueries];  // of a task's query: its row, counted from the task's first
 };
 constexpr int kFixedBytes = (static_cast<int>(sizeof(Fixed)) + 127) / 128 * 128;
 

@@ -246,6 +246,7 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   params.n_rows[1] = plan.n_rows[1] != nullptr ? plan.n_rows[1] : plan.n_rows[0];
   params.rows = plan.rows;
   params.attention = plan.attention;
+  params.group = plan.attention.n_heads / plan.attention.kv.n_kv_heads;
   params.n_steps = static_cast<int32_t>(plan.steps.size());
   params.n_products = static_cast<int32_t>(tiles.size());
   // Of the function, not of this kernel: others may need more.

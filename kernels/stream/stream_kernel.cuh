@@ -44,7 +44,7 @@ __device__ __forceinline__ void ClearOtherHalf(const Params& params, int turn) {
 __device__ __forceinline__ void RunWorkers(const Params& params) {
   FetchStep(params.steps, Common().step);
   ClearOtherHalf(params, Common().turn);
-  const FirstShare first = FindFirstShare();
+  MakeFirstShare();
   Round round;
   Progress progress;
   AwaitFetched();
@@ -56,12 +56,12 @@ __device__ __forceinline__ void RunWorkers(const Params& params) {
     Mark(0);
     if (s + 1 < params.n_steps) FetchStep(params.steps + s + 1, Common().step + ((s + 1) & 1));
     if (step.kind == Kind::kProduct) {
-      if (step.before_attention) FetchKeys(step.attend, first);
+      if (step.before_attention) FetchKeys(step.attend);
       RunProduct(step.product, round, progress);
     } else if (step.attend.attention.kv.head_dim == 64) {
-      RunAttention<64>(step.attend, first);
+      RunAttention<64>(step.attend);
     } else {
-      RunAttention<128>(step.attend, first);
+      RunAttention<128>(step.attend);
     }
     AwaitFetched();
     Meet();

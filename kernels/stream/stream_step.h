@@ -101,6 +101,7 @@ struct Params {
   const int32_t* n_rows[2];  // as Tiles::count says
   RowPlan rows;
   AttentionArgs attention;  // any layer's: what is the same in all
+  int32_t group;            // heads that share a kv head
   uint32_t* turn;           // launches so far; blocks of this one that are done
   char* halves;             // [2][half_bytes] all buffers with two halves
   int64_t half_bytes;       // a multiple of 16
