@@ -109,15 +109,13 @@ class StreamAttention : packed_attention::Packed<D> {
     // All that is loaded on a condition begins as 0: else registers would be kept for it through the whole program.
     typename Base::Keys keys = {};
     typename Base::Values values = {};
-    if (first < this->n_keys_) {
-      const int end = min(first_new, this->n_keys_);
-      const ByteOf offset{first, share_.keys_at};
-      this->LoadKeysAt(first, end, offset, keys);
-      this->LoadValuesAt(first, end, offset, values);
-    }
+    const int end = min(first_new, this->n_keys_);
+    const ByteOf at_first{first, share_.keys_at};
+    if (first < this->n_keys_) this->LoadKeysAt(first, end, at_first, keys);
     Take(new_rows);
     Meet();
     Mark(1);
+    if (first < this->n_keys_) this->LoadValuesAt(first, end, at_first, values);
     this->Reset();
     if (first < this->n_keys_ && first + packed_attention::kWarpKeys > first_new)
       TakeFresh(first, first_new, keys, values);
