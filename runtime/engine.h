@@ -42,6 +42,7 @@ struct EngineOptions {
   uint64_t adversary_seed = 0;  // StreamMode::kAdversarial
   bool check_steps = false;     // as ExecutorOptions
   bool stream_kernels = true;   // likewise
+  bool time_phases = false;     // likewise
   StepTrace* trace = nullptr;   // likewise; told of rounds too
   Uniforms uniforms;
   // The draft writes and the policy's rule, a draft_only one, says where it defers: no speculation, gamma is not used
@@ -141,8 +142,8 @@ class Engine : public Generator {
   std::unique_ptr<Scheduler> scheduler_;
 
   // Programs, recorded once.
-  Program round_;
-  Program prefill_;
+  Program round_{"round"};
+  Program prefill_{"prefill"};
   std::vector<Program> admit_;  // [n_slots]
   std::vector<Program> cut_;    // [n_slots]
 

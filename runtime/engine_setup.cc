@@ -173,6 +173,7 @@ absl::Status Engine::MakeExecutor() {
                                                   .adversary_seed = options_.adversary_seed,
                                                   .check_steps = options_.check_steps,
                                                   .stream_kernels = options_.stream_kernels,
+                                                  .time_phases = options_.time_phases,
                                                   .trace = options_.trace}));
   for (const Program* program : {&round_, &prefill_}) TANDEM_RETURN_IF_ERROR(executor_->Prepare(*program));
   for (const std::vector<Program>* programs : {&admit_, &cut_}) {
@@ -192,8 +193,8 @@ void Engine::RecordPrograms() {
   // The target of a token cascade feeds the prompt when it is asked first.
   if (!options_.token_cascade) verifier_->Prefill(prefill_, batch_, options_.prefill_chunk);
 
-  admit_.resize(options_.n_slots);
-  cut_.resize(options_.n_slots);
+  admit_.assign(options_.n_slots, Program("admit"));
+  cut_.assign(options_.n_slots, Program("cut"));
   for (int32_t slot = 0; slot < options_.n_slots; ++slot) {
     admit_[slot].At(Lane::kTarget, Phase::kSettle);
     admit_[slot].Wait(kPrefilled);  // planning a prefill looks at every slot

@@ -17,6 +17,8 @@
 #include "kernels/linear/linear_library.h"
 #include "kernels/stream/stream.h"
 #include "runtime/executor.h"
+#include "runtime/phase_stamps.h"
+#include "runtime/stamp_plan.h"
 #include "runtime/steps.h"
 #include "runtime/trace.h"
 
@@ -40,12 +42,15 @@ class CudaExecutor final : public Executor {
     for (cudaEvent_t& event : finished_) cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
     for (cudaEvent_t* event : {&fork_, &join_}) cudaEventCreateWithFlags(event, cudaEventDisableTiming);
     failure_ = Checked("starting");
+    if (!failure_.ok() || check_steps_ || !(options.time_phases || trace_ != nullptr)) return;
+    stamps_ = std::make_unique<PhaseStamps>(device_, static_cast<int32_t>(kQueue), main());
+    failure_ = Checked("reading the device's clock");
   }
 
   ~CudaExecutor() override {
     cudaSetDevice(device_.cuda_index);
     cudaStreamSynchronize(main());
-    for (const auto& [program, graph] : graphs_) cudaGraphExecDestroy(graph);
+    for (const auto& [program, graph] : graphs_) cudaGraphExecDestroy(graph.executable);
     for (cudaEvent_t event : events_) cudaEventDestroy(event);
     for (cudaEvent_t event : finished_) cudaEventDestroy(event);
     for (cudaEvent_t event : {fork_, join_}) cudaEventDestroy(event);
@@ -58,9 +63,13 @@ class CudaExecutor final : public Executor {
     if (library_ == nullptr && HasProducts(program)) library_ = LinearLibrary::Make();
     if (check_steps_) return absl::OkStatus();
     const Streams streams = FindStreams(program);
+    StampPlan stamps;
+    if (stamps_ != nullptr) stamps = PlanStamps(program);
+    TANDEM_CHECK(stamps.stamps.size() <= PhaseStamps::kMost)
+        << "a program with " << stamps.stamps.size() << " stamps";
     TANDEM_RETURN_IF_ERROR(Checked("preparing a program"));
     cudaStreamBeginCapture(main(), cudaStreamCaptureModeThreadLocal);
-    const absl::Status captured = Capture(program, streams);
+    const absl::Status captured = Capture(program, streams, stamps);
     cudaGraph_t graph = nullptr;
     cudaStreamEndCapture(main(), &graph);
     TANDEM_RETURN_IF_ERROR(captured);
@@ -70,7 +79,7 @@ class CudaExecutor final : public Executor {
     cudaGraphDestroy(graph);
     TANDEM_RETURN_IF_ERROR(Checked("making a graph"));
     cudaGraphUpload(executable, main());
-    graphs_[&program] = executable;
+    graphs_[&program] = {executable, std::move(stamps)};
     return Checked("uploading a graph");
   }
 
@@ -82,7 +91,8 @@ class CudaExecutor final : public Executor {
       if (n_enqueued_ >= kQueue && !WaitFor(kQueue - 1).ok()) return;
       const auto graph = graphs_.find(&program);
       TANDEM_CHECK(graph != graphs_.end()) << "a program that was not prepared";
-      cudaGraphLaunch(graph->second, main());
+      if (stamps_ != nullptr) executions_[n_enqueued_ % kQueue] = {&graph->second.stamps, DeviceIsDone()};
+      cudaGraphLaunch(graph->second.executable, main());
       cudaEventRecord(finished_[n_enqueued_ % kQueue], main());
       failure_ = Checked("starting a program");
     }
@@ -95,13 +105,16 @@ class CudaExecutor final : public Executor {
     // A round takes milliseconds, its end is wanted within microseconds, and the host has nothing else to do.
     cudaError_t error;
     while ((error = cudaEventQuery(finished)) == cudaErrorNotReady) std::this_thread::yield();
-    if (error != cudaSuccess) failure_ = Failed("running a program", error);
+    if (error != cudaSuccess) {
+      failure_ = Failed("running a program", error);
+    } else {
+      ReadStamps(n_enqueued_ - n_pending);
+    }
     return failure_;
   }
 
   bool runs_ahead() const override { return !check_steps_; }
 
-  // Known only where every step is waited for.
   PhaseTimes times() const override { return times_; }
   void ResetTimes() override { times_ = {}; }
 
@@ -145,14 +158,20 @@ class CudaExecutor final : public Executor {
     return streams;
   }
 
-  // The steps of a program on the lanes' streams, which are being captured.
-  absl::Status Capture(const Program& program, const Streams& streams) {
+  // The steps of a program, and its stamps, on the lanes' streams, which are being captured.
+  absl::Status Capture(const Program& program, const Streams& streams, const StampPlan& stamps) {
     cudaEventRecord(fork_, main());
     cudaStreamWaitEvent(other(), fork_, 0);
     bool recorded[kMaxEvents] = {};
+    int32_t n_stamps = 0;
+    const auto stamp_until = [&](size_t step) {
+      for (; n_stamps < std::ssize(stamps.stamps) && stamps.stamps[n_stamps].step <= step; ++n_stamps)
+        stamps_->Stamp(n_stamps, lanes_[static_cast<int>(stamps.stamps[n_stamps].lane)]);
+    };
     for (size_t i = 0; i < program.steps().size(); ++i) {
       const Step& step = program.steps()[i];
       const CudaStream lane = lanes_[static_cast<int>(step.lane)];
+      stamp_until(i);
       if (const auto run = streams.find(i); run != streams.end()) {
         run->second.kernel->Launch(lane);
         TANDEM_RETURN_IF_ERROR(Checked("recording a forward"));
@@ -173,9 +192,29 @@ class CudaExecutor final : public Executor {
       }
       TANDEM_RETURN_IF_ERROR(Checked(absl::StrCat("recording step ", Name(step.op))));
     }
+    stamp_until(program.steps().size());
     cudaEventRecord(join_, other());
     cudaStreamWaitEvent(main(), join_, 0);
+    if (stamps_ != nullptr) stamps_->HandOver(n_stamps, main());
     return Checked("joining the lanes");
+  }
+
+  // Whether all that was enqueued has finished: then the device waits for the host.
+  bool DeviceIsDone() const {
+    return n_enqueued_ == 0 || cudaEventQuery(finished_[(n_enqueued_ - 1) % kQueue]) == cudaSuccess;
+  }
+
+  // Of the first `n` executions, which have finished, those that were not read yet.
+  void ReadStamps(uint64_t n) {
+    if (stamps_ == nullptr) return;
+    for (; n_read_ < n; ++n_read_) {
+      const Execution& execution = executions_[n_read_ % kQueue];
+      const int64_t* ns = stamps_->of(n_read_);
+      AddTimes(*execution.stamps, ns, execution.was_late ? -1 : last_stamp_ns_, &times_);
+      if (trace_ != nullptr) AddSpans(*execution.stamps, ns, stamps_->offset_ns(), n_read_, trace_);
+      const auto n_stamps = execution.stamps->stamps.size();
+      if (n_stamps > 0) last_stamp_ns_ = *std::max_element(ns, ns + n_stamps);
+    }
   }
 
   static int64_t NsOf(std::chrono::steady_clock::duration duration) {
@@ -208,9 +247,21 @@ class CudaExecutor final : public Executor {
   cudaEvent_t finished_[kQueue] = {};
   cudaEvent_t fork_ = nullptr, join_ = nullptr;
   std::unique_ptr<LinearLibrary> library_;  // null: there is none
-  std::map<const Program*, cudaGraphExec_t> graphs_;
+  struct Graph {
+    cudaGraphExec_t executable;
+    StampPlan stamps;
+  };
+  std::map<const Program*, Graph> graphs_;
   std::vector<std::unique_ptr<StreamKernel>> stream_kernels_of_;  // the graphs'
   uint64_t n_enqueued_ = 0;
+  std::unique_ptr<PhaseStamps> stamps_;  // null: none are asked for
+  struct Execution {
+    const StampPlan* stamps;
+    bool was_late;  // the device had nothing to do any more when this was enqueued
+  };
+  Execution executions_[kQueue] = {};
+  uint64_t n_read_ = 0;  // executions whose stamps were
+  int64_t last_stamp_ns_ = -1;
   PhaseTimes times_;
 };
 

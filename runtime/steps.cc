@@ -148,4 +148,22 @@ const char* Name(Op op) {
   return "?";
 }
 
+const char* Name(Phase phase) {
+  switch (phase) {
+    case Phase::kPrefill:
+      return "prefill";
+    case Phase::kDraft:
+      return "draft";
+    case Phase::kVerify:
+      return "verify";
+    case Phase::kRule:
+      return "rule";
+    case Phase::kSettle:
+      return "settle";
+    case Phase::kCount:
+      break;
+  }
+  return "?";
+}
+
 }  // namespace tandem

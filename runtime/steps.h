@@ -20,8 +20,10 @@ void RunSerialStep(const Program& program, const Step& step);
 absl::Status LaunchCudaStep(const Program& program, const Step& step, LinearLibrary* library,
                             CudaStream stream);
 
-// For listings of a program: "linear", "settle", ...
+// For listings of a program and for traces: "linear", "settle", ...
 const char* Name(Op op);
+// "prefill", "draft", "verify", "rule", "settle".
+const char* Name(Phase phase);
 
 }  // namespace tandem
 

@@ -1,5 +1,5 @@
-// StepTrace: which step ran when, on which lane, and what became of each round: for `tandem run --trace FILE`. The file is in
-// the Chrome trace format, which chrome://tracing and ui.perfetto.dev show: a row per lane, an arrow from a round's proposal
+// StepTrace: which step, or which phase of a graph, ran when, on which lane, and what became of each round: for
+// `tandem run --trace FILE`. The file is in the Chrome trace format, which chrome://tracing and ui.perfetto.dev show: a row per lane, an arrow from a round's proposal
 // to its verification, a mark where a round kept less than was proposed.
 //
 // Owned by the caller of an engine; outlives it. Executors add steps, each lane from one thread at a time; the engine adds
@@ -23,6 +23,8 @@ class StepTrace {
 
   // Nanoseconds of the steady clock. `program`: the how-manieth that was enqueued. Beyond kMaxSteps of a lane nothing is kept.
   void AddStep(Lane lane, uint64_t program, Op op, Phase phase, int64_t begin_ns, int64_t end_ns);
+  // The same of a phase as a whole, where its steps cannot be told apart. `draft`: as SpanName (stamp_plan.h).
+  void AddPhase(Lane lane, uint64_t program, Phase phase, int32_t draft, int64_t begin_ns, int64_t end_ns);
   // What the round that was `program` did to a slot.
   void AddRound(uint64_t program, int32_t slot, int32_t n_proposed, int32_t n_keep, int32_t n_emit);
 
@@ -35,10 +37,13 @@ class StepTrace {
  private:
   struct StepSpan {
     uint64_t program;
-    Op op;
+    Op op;  // kCount: a phase as a whole
     Phase phase;
+    int32_t draft;
     int64_t begin_ns, end_ns;
   };
+  void Add(Lane lane, const StepSpan& span);
+
   struct Round {
     uint64_t program;
     int32_t slot, n_proposed, n_keep, n_emit;

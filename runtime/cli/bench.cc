@@ -118,6 +118,7 @@ int RunBench(const Args& args) {
   }
   Session session;
   if (const int code = OpenSession(args, &session); code != kExitOk) return code;
+  session.time_phases = true;
   const bool is_cascade = session.config.cascade.mode != "none";
   if (!session.pair.spec.has_drafter() || (session.config.speculation.gamma == 0 && !is_cascade)) {
     Log(absl::StrCat("bench compares the target alone with a pair, and ", args.operand(0),

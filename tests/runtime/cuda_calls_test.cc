@@ -48,7 +48,12 @@ TANDEM_WRAP(others, cudaLaunchKernelExC, (const cudaLaunchConfig_t* config, cons
 namespace tandem {
 namespace {
 
-TEST(CudaCalls, ARoundIsOneGraphAndOneEvent) {
+// With the stamps of a trace or a bench too.
+class CudaCalls : public testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(, CudaCalls, testing::Bool(),
+                         [](const auto& info) { return info.param ? "Stamped" : "Plain"; });
+
+TEST_P(CudaCalls, ARoundIsOneGraphAndOneEvent) {
   TANDEM_SKIP_WITHOUT(kCudaDevice);
 #ifdef TANDEM_CUDA
   // Counts from the 5th round that it reads to the 25th.
@@ -65,7 +70,8 @@ TEST(CudaCalls, ARoundIsOneGraphAndOneEvent) {
   };
   PairSpec pair{.target = {.model = HashTarget(kCudaDevice)},
                 .draft = ModelSpec{.model = HashDraft(kCudaDevice)}};
-  auto engine = MakeEngine({.n_slots = 2, .gamma = 3, .max_context = 512}, pair, MakePolicy());
+  auto engine = MakeEngine({.n_slots = 2, .gamma = 3, .max_context = 512, .time_phases = GetParam()}, pair,
+                           MakePolicy());
   EXPECT_GT(calls.others, 0);  // the wrapping works
   for (int i = 0; i < 2; ++i) {
     ASSERT_TRUE(
@@ -79,6 +85,7 @@ TEST(CudaCalls, ARoundIsOneGraphAndOneEvent) {
   EXPECT_EQ(counter.last.graphs - counter.first.graphs, 20);
   EXPECT_EQ(counter.last.events - counter.first.events, 20);
   EXPECT_EQ(counter.last.others - counter.first.others, 0);
+  EXPECT_EQ(engine->times().any(), GetParam());
 #endif
 }
 
