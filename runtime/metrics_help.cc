@@ -203,6 +203,20 @@ const BenchMetric kBenchMetrics[] = {
     {"speedup.min", "ratio", "smallest ratio of a repetition"},
     {"speedup.max", "ratio", "largest ratio of a repetition"},
     {"speedup.per_repetition", "ratio", "the ratios"},
+    {"round.ms", "ms", "a round of the pair, all sequences together, idle time included and prefill not"},
+    {"round.floor_ms", "ms",
+     "the bytes of weights and cache that its forwards must read / read_gb_s; a draft forward whose token "
+     "was not "
+     "proposed reads nothing"},
+    {"round.over_floor", "ratio",
+     "round.ms / round.floor_ms; under 1 where the processor's caches hold weights"},
+    {"round.read_gb_s", "GB/s", "one pass over a large buffer, measured in the same run"},
+    {"round.limited_by", "",
+     "bandwidth where that is at least half of round.share, else the largest other part of it"},
+    {"round.share", "0 to 1",
+     "bandwidth: the floor; draft, verify: what the forwards take beyond it; rule: rule and settle; launch: "
+     "a CUDA "
+     "device between two programs, the next one enqueued; host: the rest of idle"},
     {"outputs.compared", "", "pairs of outputs that were compared token by token (greedy only)"},
     {"outputs.different", "",
      "of them, those that differ; first_difference says where (-1: the output had ended)"},
