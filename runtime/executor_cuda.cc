@@ -6,17 +6,21 @@
 #include <cuda_runtime.h>
 
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_join.h>
 
 #include <algorithm>
 #include <chrono>
 #include <map>
 #include <memory>
+#include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "kernels/linear/linear_library.h"
 #include "kernels/stream/stream.h"
 #include "runtime/executor.h"
+#include "runtime/nvtx_range.h"
 #include "runtime/phase_stamps.h"
 #include "runtime/stamp_plan.h"
 #include "runtime/steps.h"
@@ -67,36 +71,39 @@ class CudaExecutor final : public Executor {
     if (stamps_ != nullptr) stamps = PlanStamps(program);
     TANDEM_CHECK(stamps.stamps.size() <= PhaseStamps::kMost)
         << "a program with " << stamps.stamps.size() << " stamps";
-    TANDEM_RETURN_IF_ERROR(Checked("preparing a program"));
+    TANDEM_RETURN_IF_ERROR(Checked(absl::StrCat("preparing ", program.name())));
     cudaStreamBeginCapture(main(), cudaStreamCaptureModeThreadLocal);
     const absl::Status captured = Capture(program, streams, stamps);
     cudaGraph_t graph = nullptr;
     cudaStreamEndCapture(main(), &graph);
     TANDEM_RETURN_IF_ERROR(captured);
-    TANDEM_RETURN_IF_ERROR(Checked("capturing a graph"));
+    TANDEM_RETURN_IF_ERROR(Checked(absl::StrCat("capturing the graph of ", program.name())));
     cudaGraphExec_t executable = nullptr;
     cudaGraphInstantiate(&executable, graph, 0);
     cudaGraphDestroy(graph);
-    TANDEM_RETURN_IF_ERROR(Checked("making a graph"));
+    TANDEM_RETURN_IF_ERROR(Checked(absl::StrCat("making the graph of ", program.name())));
     cudaGraphUpload(executable, main());
     graphs_[&program] = {executable, std::move(stamps)};
-    return Checked("uploading a graph");
+    return Checked(absl::StrCat("uploading the graph of ", program.name()));
   }
 
   void Enqueue(const Program& program) override {
     if (!failure_.ok()) return;
+    if (!check_steps_ && n_enqueued_ >= kQueue && !WaitFor(kQueue - 1).ok()) return;
+    const NvtxRange range(program.name());
     if (check_steps_) {
       RunChecked(program);
-    } else {
-      if (n_enqueued_ >= kQueue && !WaitFor(kQueue - 1).ok()) return;
-      const auto graph = graphs_.find(&program);
-      TANDEM_CHECK(graph != graphs_.end()) << "a program that was not prepared";
-      if (stamps_ != nullptr) executions_[n_enqueued_ % kQueue] = {&graph->second.stamps, DeviceIsDone()};
-      cudaGraphLaunch(graph->second.executable, main());
-      cudaEventRecord(finished_[n_enqueued_ % kQueue], main());
-      failure_ = Checked("starting a program");
+      ++n_enqueued_;
+      return;
     }
+    const auto graph = graphs_.find(&program);
+    TANDEM_CHECK(graph != graphs_.end()) << "a program that was not prepared";
+    const bool was_late = stamps_ != nullptr && DeviceIsDone();
+    executions_[n_enqueued_ % kQueue] = {&program, &graph->second.stamps, was_late};
+    cudaGraphLaunch(graph->second.executable, main());
+    cudaEventRecord(finished_[n_enqueued_ % kQueue], main());
     ++n_enqueued_;
+    if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) failure_ = FailedRunning(error);
   }
 
   absl::Status WaitFor(int n_pending) override {
@@ -105,10 +112,10 @@ class CudaExecutor final : public Executor {
     // A round takes milliseconds, its end is wanted within microseconds, and the host has nothing else to do.
     cudaError_t error;
     while ((error = cudaEventQuery(finished)) == cudaErrorNotReady) std::this_thread::yield();
-    if (error != cudaSuccess) {
-      failure_ = Failed("running a program", error);
+    if (error == cudaSuccess) {
+      Finish(n_enqueued_ - n_pending);
     } else {
-      ReadStamps(n_enqueued_ - n_pending);
+      failure_ = FailedRunning(error);
     }
     return failure_;
   }
@@ -126,6 +133,15 @@ class CudaExecutor final : public Executor {
     return absl::InternalError(
         absl::StrCat(Name(device_), ": ", doing, " failed: ", cudaGetErrorString(error),
                      check_steps_ ? "" : "; execution.check_steps: true names the step that fails"));
+  }
+  // A device says that it failed, and not in what: it was one of the programs that have not finished.
+  absl::Status FailedRunning(cudaError_t error) const {
+    std::vector<std::string> names;
+    for (uint64_t n = n_finished_; n < n_enqueued_; ++n) {
+      const std::string& name = executions_[n % kQueue].program->name();
+      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    }
+    return Failed(absl::StrCat("running ", absl::StrJoin(names, " or ")), error);
   }
   absl::Status Checked(const std::string& doing) const {
     const cudaError_t error = cudaGetLastError();
@@ -190,7 +206,7 @@ class CudaExecutor final : public Executor {
       } else {
         TANDEM_RETURN_IF_ERROR(LaunchCudaStep(program, step, library_.get(), lane));
       }
-      TANDEM_RETURN_IF_ERROR(Checked(absl::StrCat("recording step ", Name(step.op))));
+      TANDEM_RETURN_IF_ERROR(Checked(absl::StrCat("recording step ", Name(step.op), " of ", program.name())));
     }
     stamp_until(program.steps().size());
     cudaEventRecord(join_, other());
@@ -204,15 +220,15 @@ class CudaExecutor final : public Executor {
     return n_enqueued_ == 0 || cudaEventQuery(finished_[(n_enqueued_ - 1) % kQueue]) == cudaSuccess;
   }
 
-  // Of the first `n` executions, which have finished, those that were not read yet.
-  void ReadStamps(uint64_t n) {
-    if (stamps_ == nullptr) return;
-    for (; n_read_ < n; ++n_read_) {
-      const Execution& execution = executions_[n_read_ % kQueue];
-      const int64_t* ns = stamps_->of(n_read_);
+  // The first `n` executions have: reads the stamps of those whose end was not known yet.
+  void Finish(uint64_t n) {
+    for (; n_finished_ < n; ++n_finished_) {
+      if (stamps_ == nullptr) continue;
+      const Execution& execution = executions_[n_finished_ % kQueue];
+      const int64_t* ns = stamps_->of(n_finished_);
       AddTimes(*execution.stamps, ns, execution.was_late ? -1 : last_stamp_ns_, &times_);
-      if (trace_ != nullptr) AddSpans(*execution.stamps, ns, stamps_->offset_ns(), n_read_, trace_);
-      const auto n_stamps = execution.stamps->stamps.size();
+      if (trace_ != nullptr) AddSpans(*execution.stamps, ns, stamps_->offset_ns(), n_finished_, trace_);
+      const size_t n_stamps = execution.stamps->stamps.size();
       if (n_stamps > 0) last_stamp_ns_ = *std::max_element(ns, ns + n_stamps);
     }
   }
@@ -222,12 +238,21 @@ class CudaExecutor final : public Executor {
   }
 
   void RunChecked(const Program& program) {
-    for (const Step& step : program.steps()) {
+    const std::vector<PhaseLabel> labels = LabelsOf(program);
+    std::optional<NvtxRange> range;
+    PhaseLabel in_range = {};
+    for (size_t i = 0; i < program.steps().size(); ++i) {
+      const Step& step = program.steps()[i];
       if (step.op == Op::kRecord || step.op == Op::kWait) continue;
+      if (!range || labels[i] != in_range) {
+        range.reset();  // before the next one begins: ranges nest
+        range.emplace(Name(labels[i]));
+        in_range = labels[i];
+      }
       const auto begin = std::chrono::steady_clock::now();
       failure_ = LaunchCudaStep(program, step, library_.get(), main());
       cudaStreamSynchronize(main());
-      if (failure_.ok()) failure_ = Checked(absl::StrCat("step ", Name(step.op)));
+      if (failure_.ok()) failure_ = Checked(absl::StrCat("step ", Name(step.op), " of ", program.name()));
       if (!failure_.ok()) return;
       const auto end = std::chrono::steady_clock::now();
       times_.ns[static_cast<int>(step.phase)] += NsOf(end - begin);
@@ -256,11 +281,12 @@ class CudaExecutor final : public Executor {
   uint64_t n_enqueued_ = 0;
   std::unique_ptr<PhaseStamps> stamps_;  // null: none are asked for
   struct Execution {
+    const Program* program;
     const StampPlan* stamps;
     bool was_late;  // the device had nothing to do any more when this was enqueued
   };
   Execution executions_[kQueue] = {};
-  uint64_t n_read_ = 0;  // executions whose stamps were
+  uint64_t n_finished_ = 0;  // executions that are known to have
   int64_t last_stamp_ns_ = -1;
   PhaseTimes times_;
 };

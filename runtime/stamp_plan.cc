@@ -1,33 +1,12 @@
 #include "runtime/stamp_plan.h"
 
-#include <absl/strings/str_cat.h>
-
 #include <algorithm>
 
 #include "runtime/core/check.h"
-#include "runtime/steps.h"
 #include "runtime/trace.h"
 
 namespace tandem {
 namespace {
-
-struct Label {
-  Phase phase;
-  int32_t draft;
-  bool operator==(const Label&) const = default;
-};
-
-// Of each step; events have none of their own.
-std::vector<Label> LabelsOf(const Program& program) {
-  std::vector<Label> labels;
-  int32_t n_drafts = 0;
-  for (const Step& step : program.steps()) {
-    const bool is_draft = step.phase == Phase::kDraft;
-    if (is_draft && step.op == Op::kPlan) ++n_drafts;
-    labels.push_back({step.phase, is_draft ? n_drafts - 1 : -1});
-  }
-  return labels;
-}
 
 // Whether the lane of each step has work behind it that waits for nothing.
 std::vector<bool> GoesOn(const Program& program) {
@@ -46,7 +25,7 @@ std::vector<bool> GoesOn(const Program& program) {
 
 StampPlan PlanStamps(const Program& program) {
   const std::vector<Step>& steps = program.steps();
-  const std::vector<Label> labels = LabelsOf(program);
+  const std::vector<PhaseLabel> labels = LabelsOf(program);
   const std::vector<bool> goes_on = GoesOn(program);
   StampPlan plan;
   int open[kNumLanes] = {-1, -1};  // the lane's span that has not ended
@@ -58,11 +37,11 @@ StampPlan PlanStamps(const Program& program) {
     if (steps[i].op == Op::kRecord || steps[i].op == Op::kWait) continue;
     const Lane lane = steps[i].lane;
     int& span = open[static_cast<int>(lane)];
-    if (span < 0 || labels[i] != Label{plan.spans[span].phase, plan.spans[span].draft}) {
+    if (span < 0 || labels[i] != plan.spans[span].label) {
       const int32_t at = stamp(i, lane);
       if (span >= 0) plan.spans[span].end = at;
       span = static_cast<int>(plan.spans.size());
-      plan.spans.push_back({lane, labels[i].phase, labels[i].draft, at, -1});
+      plan.spans.push_back({lane, labels[i], at, -1});
     }
     if (goes_on[i]) continue;
     plan.spans[span].end = stamp(i + 1, lane);
@@ -71,12 +50,8 @@ StampPlan PlanStamps(const Program& program) {
   return plan;
 }
 
-std::string SpanName(Phase phase, int32_t draft) {
-  return draft < 0 ? Name(phase) : absl::StrCat(Name(phase), "[", draft, "]");
-}
-
 void AddTimes(const StampPlan& plan, const int64_t* ns, int64_t previous_end_ns, PhaseTimes* times) {
-  for (const PhaseSpan& span : plan.spans) times->Add(span.phase, ns[span.end] - ns[span.begin]);
+  for (const PhaseSpan& span : plan.spans) times->Add(span.label.phase, ns[span.end] - ns[span.begin]);
   if (previous_end_ns < 0 || plan.stamps.empty()) return;
   const int64_t begin_ns = *std::min_element(ns, ns + plan.stamps.size());
   times->launch_ns += std::max<int64_t>(0, begin_ns - previous_end_ns);
@@ -85,8 +60,7 @@ void AddTimes(const StampPlan& plan, const int64_t* ns, int64_t previous_end_ns,
 void AddSpans(const StampPlan& plan, const int64_t* ns, int64_t offset_ns, uint64_t program,
               StepTrace* trace) {
   for (const PhaseSpan& span : plan.spans) {
-    trace->AddPhase(span.lane, program, span.phase, span.draft, ns[span.begin] + offset_ns,
-                    ns[span.end] + offset_ns);
+    trace->AddPhase(span.lane, program, span.label, ns[span.begin] + offset_ns, ns[span.end] + offset_ns);
   }
 }
 

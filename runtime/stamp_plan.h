@@ -13,30 +13,27 @@
 
 #include "runtime/core/program.h"
 #include "runtime/executor.h"
+#include "runtime/steps.h"
 
 namespace tandem {
 
-// Steps of one phase that follow each other on a lane.
+// Steps of one label that follow each other on a lane.
 struct PhaseSpan {
   Lane lane;
-  Phase phase;
-  int32_t draft;  // which of the program's draft forwards; -1: another phase, or a drafter without a model
+  PhaseLabel label;
   int32_t begin, end;  // stamps; the end of one span may be the beginning of the next
 };
 
 struct StampPlan {
+  // Read on `lane`, behind all that stands there before `step` (the program's number of steps: all of it).
   struct Stamp {
-    size_t
-        step;  // read before this step is begun (a program's number of steps: at its end), on `lane`, behind all that
-    Lane lane;  // stands before it there
+    size_t step;
+    Lane lane;
   };
   std::vector<Stamp> stamps;     // steps do not fall
   std::vector<PhaseSpan> spans;  // by their beginning
 };
 StampPlan PlanStamps(const Program& program);
-
-// "draft[1]", "verify".
-std::string SpanName(Phase phase, int32_t draft);
 
 // Adds an execution to the times. `ns`: [stamps] of it; `previous_end_ns`: the last stamp of the execution before, where
 // this one had been enqueued by then, else -1.

@@ -6,7 +6,6 @@
 #include <limits>
 #include <map>
 
-#include "runtime/stamp_plan.h"
 #include "runtime/steps.h"
 
 namespace tandem {
@@ -32,12 +31,11 @@ StepTrace::StepTrace() {
 }
 
 void StepTrace::AddStep(Lane lane, uint64_t program, Op op, Phase phase, int64_t begin_ns, int64_t end_ns) {
-  Add(lane, {program, op, phase, -1, begin_ns, end_ns});
+  Add(lane, {program, op, {phase, -1}, begin_ns, end_ns});
 }
 
-void StepTrace::AddPhase(Lane lane, uint64_t program, Phase phase, int32_t draft, int64_t begin_ns,
-                         int64_t end_ns) {
-  Add(lane, {program, Op::kCount, phase, draft, begin_ns, end_ns});
+void StepTrace::AddPhase(Lane lane, uint64_t program, PhaseLabel label, int64_t begin_ns, int64_t end_ns) {
+  Add(lane, {program, Op::kCount, label, begin_ns, end_ns});
 }
 
 void StepTrace::Add(Lane lane, const StepSpan& span) {
@@ -71,8 +69,8 @@ OrderedJson StepTrace::Json(const std::string& device) const {
                       {"args", {{"name", kLaneNames[lane]}}}});
     for (const StepSpan& step : steps_[lane]) {
       const bool whole = step.op == Op::kCount;
-      events.push_back({{"name", whole ? SpanName(step.phase, step.draft) : Name(step.op)},
-                        {"cat", Name(step.phase)},
+      events.push_back({{"name", whole ? Name(step.label) : Name(step.op)},
+                        {"cat", Name(step.label.phase)},
                         {"ph", "X"},
                         {"pid", 0},
                         {"tid", lane},
@@ -80,9 +78,10 @@ OrderedJson StepTrace::Json(const std::string& device) const {
                         {"dur", static_cast<double>(step.end_ns - step.begin_ns) * 1e-3},
                         {"args", {{"program", step.program}}}});
       Moments& at = moments[step.program];
-      if (step.phase == Phase::kDraft) at.proposed = {lane, step.end_ns};
-      if (step.phase == Phase::kVerify && at.verified.ns < 0) at.verified = {lane, step.begin_ns};
-      if (whole ? step.phase == Phase::kSettle : step.op == Op::kSettle) at.settled = {lane, step.end_ns};
+      if (step.label.phase == Phase::kDraft) at.proposed = {lane, step.end_ns};
+      if (step.label.phase == Phase::kVerify && at.verified.ns < 0) at.verified = {lane, step.begin_ns};
+      if (whole ? step.label.phase == Phase::kSettle : step.op == Op::kSettle)
+        at.settled = {lane, step.end_ns};
     }
   }
   for (const auto& [program, at] : moments) {

@@ -14,6 +14,7 @@
 
 #include "runtime/core/program.h"
 #include "runtime/report_json.h"
+#include "runtime/steps.h"
 
 namespace tandem {
 
@@ -23,8 +24,8 @@ class StepTrace {
 
   // Nanoseconds of the steady clock. `program`: the how-manieth that was enqueued. Beyond kMaxSteps of a lane nothing is kept.
   void AddStep(Lane lane, uint64_t program, Op op, Phase phase, int64_t begin_ns, int64_t end_ns);
-  // The same of a phase as a whole, where its steps cannot be told apart. `draft`: as SpanName (stamp_plan.h).
-  void AddPhase(Lane lane, uint64_t program, Phase phase, int32_t draft, int64_t begin_ns, int64_t end_ns);
+  // The same of a phase as a whole, where its steps cannot be told apart.
+  void AddPhase(Lane lane, uint64_t program, PhaseLabel label, int64_t begin_ns, int64_t end_ns);
   // What the round that was `program` did to a slot.
   void AddRound(uint64_t program, int32_t slot, int32_t n_proposed, int32_t n_keep, int32_t n_emit);
 
@@ -38,8 +39,7 @@ class StepTrace {
   struct StepSpan {
     uint64_t program;
     Op op;  // kCount: a phase as a whole
-    Phase phase;
-    int32_t draft;
+    PhaseLabel label;
     int64_t begin_ns, end_ns;
   };
   void Add(Lane lane, const StepSpan& span);

@@ -22,7 +22,7 @@ using ::testing::ElementsAre;
 std::vector<std::string> Names(const StampPlan& plan) {
   std::vector<std::string> names;
   for (const PhaseSpan& span : plan.spans) {
-    names.push_back((span.lane == Lane::kDraft ? "draft: " : "target: ") + SpanName(span.phase, span.draft));
+    names.push_back((span.lane == Lane::kDraft ? "draft: " : "target: ") + Name(span.label));
   }
   return names;
 }
@@ -134,7 +134,7 @@ TEST(StampPlan, OfAnEnginesRound) {
             span.lane == step.lane && plan.stamps[span.begin].step <= i && i < plan.stamps[span.end].step;
         n_holding += holds;
         if (holds) {
-          EXPECT_EQ(span.phase, step.phase);
+          EXPECT_EQ(span.label.phase, step.phase);
         }
       }
       EXPECT_EQ(n_holding, 1) << "step " << i;
