@@ -63,8 +63,7 @@ PhaseStamps::PhaseStamps(Device device, int32_t n_slots, CudaStream stream)
 ClockReading PhaseStamps::ReadClocks(CudaStream stream) const {
   ClockReading reading = {.before_ns = HostNs()};
   Launch(PhaseStampKernel, {.overlap = true}, stream, StampArgs{ring_});
-  while (cudaStreamQuery(stream) == cudaErrorNotReady) {
-  }
+  cudaStreamSynchronize(stream);
   reading.after_ns = HostNs();
   reading.device_ns = *static_cast<const volatile int64_t*>(ring_);
   return reading;

@@ -1,6 +1,6 @@
 // StepTrace: which step, or which phase of a graph, ran when, on which lane, and what became of each round: for
-// `tandem run --trace FILE`. The file is in the Chrome trace format, which chrome://tracing and ui.perfetto.dev show: a row per lane, an arrow from a round's proposal
-// to its verification, a mark where a round kept less than was proposed.
+// `tandem run --trace FILE`. The file is in the Chrome trace format, which chrome://tracing and ui.perfetto.dev show: a row
+// per lane, an arrow from a round's proposal to its verification, a mark where a round kept less than was proposed.
 //
 // Owned by the caller of an engine; outlives it. Executors add steps, each lane from one thread at a time; the engine adds
 // rounds; Json is for when the engine is idle.
