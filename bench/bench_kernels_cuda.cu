@@ -1,7 +1,9 @@
 // Kernels on a GPU: how fast memory can be read, every product of some models, and whole forwards as one graph, step by
 // step and as one stream kernel, with random weights. Each beside its floor: bytes over the read rate of the same run.
 //
-//   build/bench_kernels_cuda [read] [products] [forwards] [8B] [1B] [0.6B] [ROWS]...      all of a kind if none is named
+//   build/bench_kernels_cuda [read] [products] [forwards] [8B] [1B] [0.6B] [ROWS]... [context=N]
+//
+// All of a kind if none is named; 1,024 keys for the last row of a forward.
 //
 // Times are medians over repetitions; every repetition reads weights that the cache does not hold.
 #include <cuda_runtime.h>
@@ -35,7 +37,6 @@ constexpr StackCase kModels[] = {
     {"0.6B", 28, 1024, 16, 8, 128, 3072, 151936},
 };
 constexpr int kRows[] = {1, 2, 5, 8, 32};
-constexpr int kContext = 1024;
 constexpr int kPageSize = 16;
 constexpr int kRepetitions = 9;
 
@@ -92,6 +93,7 @@ class Memory {
 struct Only {
   std::vector<std::string> models;
   std::vector<int> rows;
+  int context = 1024;
 
   bool Has(const char* model) const {
     return models.empty() || std::find(models.begin(), models.end(), model) != models.end();
@@ -130,7 +132,7 @@ class Bench {
 
   void Forwards() {
     std::printf("\n| forward, context %d | rows | as | ms | GB/s | x floor |\n|---|--:|---|--:|--:|--:|\n",
-                kContext);
+                only_.context);
     for (int rows : kRows) {
       for (const StackCase& model : kModels) {
         if (only_.Has(model.name) && only_.Has(rows)) Forward(model, rows);
@@ -180,7 +182,7 @@ class Bench {
     return view;
   }
 
-  // Buffers for a forward of up to `rows` rows of one sequence that ends at kContext.
+  // Buffers for a forward of up to `rows` rows of one sequence that ends at the context.
   struct Space {
     int32_t *n_rows, *slot, *position, *pages, *row;
     float *x, *q, *k, *v, *attention, *gate, *up, *cos_sin, *logits, *scratch;
@@ -191,8 +193,8 @@ class Bench {
     Space s = {};
     s.n_rows = memory.New<int32_t>(std::vector<int32_t>{rows});
     s.slot = memory.New<int32_t>(rows);
-    std::vector<int32_t> position(rows), pages(kContext / kPageSize);
-    for (int i = 0; i < rows; ++i) position[i] = kContext - rows + i;
+    std::vector<int32_t> position(rows), pages(n_pages());
+    for (int i = 0; i < rows; ++i) position[i] = only_.context - rows + i;
     for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<int32_t>(i * 7 % pages.size());
     s.max_pages = static_cast<int>(pages.size());
     s.position = memory.New(position);
@@ -334,7 +336,7 @@ class Bench {
   }
 
   Program ForwardProgram(Memory& memory, const StackCase& m, const Space& s, int rows, size_t& bytes) {
-    const size_t cache = size_t{kContext} * m.n_kv_heads * m.head_dim;
+    const size_t cache = size_t{kPageSize} * n_pages() * m.n_kv_heads * m.head_dim;
     RowPlan plan = {};
     plan.capacity = rows;
     plan.n_rows = s.n_rows;
@@ -392,6 +394,8 @@ class Bench {
     }
   }
 
+  int n_pages() const { return (only_.context + kPageSize - 1) / kPageSize; }
+
   void Print(const StackCase& m, int rows, const char* as, size_t bytes, float ms) {
     std::printf("| %s | %d | %s | %.3f | %.0f | %.3f |\n", m.name, rows, as, ms, bytes / ms * 1e-6,
                 ms * 1e-3 * rate_ / bytes);
@@ -411,16 +415,23 @@ class Bench {
 int Main(int argc, char** argv) {
   std::vector<std::string> parts;
   Only only;
+  const auto is_number = [](const std::string& word) {
+    return !word.empty() && word.find_first_not_of("0123456789") == std::string::npos;
+  };
+  const std::string context = "context=";
   for (const std::string& word : std::vector<std::string>(argv + 1, argv + argc)) {
     if (word == "read" || word == "products" || word == "forwards") {
       parts.push_back(word);
-    } else if (word.find_first_not_of("0123456789") == std::string::npos) {
+    } else if (word.starts_with(context) && is_number(word.substr(context.size()))) {
+      only.context = std::stoi(word.substr(context.size()));
+    } else if (is_number(word)) {
       only.rows.push_back(std::stoi(word));
     } else if (std::any_of(std::begin(kModels), std::end(kModels),
                            [&](const StackCase& m) { return m.name == word; })) {
       only.models.push_back(word);
     } else {
-      std::fprintf(stderr, "usage: %s [read] [products] [forwards] [8B] [1B] [0.6B] [ROWS]...\n", argv[0]);
+      std::fprintf(stderr, "usage: %s [read] [products] [forwards] [8B] [1B] [0.6B] [ROWS]... [context=N]\n",
+                   argv[0]);
       return 2;
     }
   }

@@ -99,6 +99,13 @@ __device__ __forceinline__ void LetNextStart() {
 #endif
 }
 
+// The device's own clock, in nanoseconds; the same on all multiprocessors.
+__device__ __forceinline__ int64_t DeviceNs() {
+  int64_t ns;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns)::"memory");
+  return ns;
+}
+
 // Two values as a pair of bf16, to the nearest, ties to even; a NaN becomes 0x7fff.
 __device__ __forceinline__ uint32_t RoundPair(float low, float high) {
   uint32_t pair;

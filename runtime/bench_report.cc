@@ -88,6 +88,44 @@ std::string Explanation(const Measured& target, const Measured& pair, double spe
   return text;
 }
 
+RoundReads ReadsOf(const std::vector<BenchPass>& passes) {
+  RoundReads reads;
+  for (const BenchPass& pass : passes) reads.Add(pass.reads);
+  return reads;
+}
+
+// Rounds of a cascade without speculation are no rounds of a pair.
+bool HasBudget(const BenchResult& result) {
+  return !result.is_cascade && ReadsOf(result.pair).n_rounds > 0 && Sum(result.pair, "").phases;
+}
+
+// A round of the pair, beside the time that reading its bytes takes.
+std::string RoundText(const BenchResult& result, const RoundBudget& budget) {
+  const auto n_rounds = static_cast<double>(ReadsOf(result.pair).n_rounds);
+  std::string text = FormatMs(budget.ms() / n_rounds);
+  if (budget.floor_ms() > 0) {
+    absl::StrAppend(&text, ", ", FormatNumber(budget.ms() / budget.floor_ms()), " x its floor of ",
+                    FormatMs(budget.floor_ms() / n_rounds), ": weights and cache, read at ",
+                    FormatNumber(result.read_rate * 1e-9), " GB/s");
+  }
+  return text;
+}
+
+OrderedJson RoundJson(const BenchResult& result) {
+  const RoundBudget budget = BudgetOf(result);
+  const auto n_rounds = static_cast<double>(ReadsOf(result.pair).n_rounds);
+  const bool has_floor = budget.floor_ms() > 0;
+  OrderedJson json;
+  json["ms"] = RoundedJson(budget.ms() / n_rounds);
+  json["floor_ms"] = has_floor ? RoundedJson(budget.floor_ms() / n_rounds) : OrderedJson(nullptr);
+  json["over_floor"] = has_floor ? RoundedJson(budget.ms() / budget.floor_ms()) : OrderedJson(nullptr);
+  json["read_gb_s"] = has_floor ? RoundedJson(result.read_rate * 1e-9) : OrderedJson(nullptr);
+  json["limited_by"] = budget.limit();
+  for (const RoundBudget::Part& part : budget.Parts())
+    json["share"][part.name] = RoundedJson(part.ms / budget.ms());
+  return json;
+}
+
 std::string SpeedupText(const BenchResult& result, const std::vector<double>& speedups) {
   if (speedups.empty()) return "not measurable: no request got past its first output";
   const Spread spread = SpreadOf(speedups);
@@ -146,7 +184,8 @@ OrderedJson SpeedupJson(const std::vector<double>& speedups) {
 
 }  // namespace
 
-BenchPass MeasurePass(const std::vector<RequestResult>& results, const PhaseTimes& times) {
+BenchPass MeasurePass(const std::vector<RequestResult>& results, const PhaseTimes& times,
+                      const RoundReads& reads) {
   std::vector<const RequestResult*> all;
   std::map<std::string, std::vector<const RequestResult*>> by_category;
   for (const RequestResult& result : results) {
@@ -154,6 +193,7 @@ BenchPass MeasurePass(const std::vector<RequestResult>& results, const PhaseTime
     by_category[result.request.category].push_back(&result);
   }
   BenchPass pass;
+  pass.reads = reads;
   pass.total = Measure(all, times);
   for (const auto& [category, some] : by_category) pass.by_category[category] = Measure(some, std::nullopt);
   return pass;
@@ -186,6 +226,23 @@ std::vector<double> Speedups(const BenchResult& result, const std::string& categ
   return speedups;
 }
 
+RoundBudget BudgetOf(const BenchResult& result) {
+  const Measured pair = Sum(result.pair, "");
+  const RoundReads reads = ReadsOf(result.pair);
+  const auto floor_ms = [&](double bytes) {
+    return result.read_rate > 0 ? bytes / result.read_rate * 1e3 : 0;
+  };
+  const double idle = PhaseMs(pair, "idle");
+  const double launch = std::min(idle, PhaseMs(pair, "launch"));
+  return {.draft_ms = PhaseMs(pair, "draft"),
+          .verify_ms = PhaseMs(pair, "verify"),
+          .rule_ms = PhaseMs(pair, "rule") + PhaseMs(pair, "settle"),
+          .launch_ms = launch,
+          .host_ms = idle - launch,
+          .draft_floor_ms = floor_ms(reads.draft_bytes),
+          .verify_floor_ms = floor_ms(reads.verify_bytes)};
+}
+
 std::string BenchText(const ReportHeader& header, const BenchResult& result, bool colour) {
   const Measured target = Sum(result.target, "");
   const Measured pair = Sum(result.pair, "");
@@ -199,6 +256,11 @@ std::string BenchText(const ReportHeader& header, const BenchResult& result, boo
         "because",
         result.is_cascade ? CascadeExplanation(target, pair, speedup) : Explanation(target, pair, speedup),
         colour);
+  }
+  if (HasBudget(result)) {
+    const RoundBudget budget = BudgetOf(result);
+    text += ReportLine("round", RoundText(result, budget), colour);
+    text += ReportLine("limited by", LimitText(budget), colour);
   }
   text += CascadeLines(header, pair, colour);
   text += AcceptanceLines(pair, colour);
@@ -216,6 +278,7 @@ OrderedJson BenchJson(const Config& config, const ReportHeader& header, const Be
   json["speedup"] = SpeedupJson(Speedups(result, ""));
   json["target"] = MetricsJson(Sum(result.target, ""), true);
   json["pair"] = MetricsJson(Sum(result.pair, ""), true);
+  json["round"] = HasBudget(result) ? RoundJson(result) : OrderedJson(nullptr);
   OrderedJson& outputs = json["outputs"];
   outputs["compared"] = result.n_compared;
   outputs["different"] = result.n_different;

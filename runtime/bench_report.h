@@ -11,16 +11,19 @@
 #include "runtime/report.h"
 #include "runtime/report_json.h"
 #include "runtime/request.h"
+#include "runtime/round_budget.h"
 
 namespace tandem {
 
 // One pass over all prompts.
 struct BenchPass {
   Measured total;
+  RoundReads reads;  // of all rounds
   std::map<std::string, Measured> by_category;
 };
 
-BenchPass MeasurePass(const std::vector<RequestResult>& results, const PhaseTimes& times);
+BenchPass MeasurePass(const std::vector<RequestResult>& results, const PhaseTimes& times,
+                      const RoundReads& reads = {});
 
 // The first token at which two outputs of one request differ; -1 stands for an output that ended before it.
 struct OutputDifference {
@@ -36,6 +39,7 @@ struct BenchResult {
   // Of a cascade without speculation. Speed counts from admission on then, prompts included: a query cascade hands over
   // answers whole, and a token cascade's target reads the prompt when it is asked first.
   bool is_cascade = false;
+  double read_rate = 0;    // bytes per second that the machine's memory gives; 0: not known
   bool compared = false;   // the outputs are greedy
   int64_t n_compared = 0;  // pairs of outputs
   int64_t n_different = 0;
@@ -49,6 +53,9 @@ struct BenchResult {
 // The pair's speed over the target's, per repetition; of one category if it is not empty.
 // Repetitions without a measurable speed are left out.
 std::vector<double> Speedups(const BenchResult& result, const std::string& category);
+
+// Of all rounds of the pair: their times, and the floors of their forwards. REQUIRES: phases were timed.
+RoundBudget BudgetOf(const BenchResult& result);
 
 std::string BenchText(const ReportHeader& header, const BenchResult& result, bool colour);
 

@@ -1,13 +1,13 @@
 #include <cuda_runtime.h>
 
+#include "kernels/cuda.cuh"
 #include "runtime/device_clock.h"
 
 namespace tandem {
 namespace {
 
 __global__ void StampKernel(DeviceClock::Log* log, int which) {
-  int64_t now;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)::"memory");
+  const int64_t now = DeviceNs();
   const int32_t n = log->n[which]++;
   if (n < DeviceClock::kCapacity) log->ns[which][n] = now;
 }

@@ -153,6 +153,7 @@ absl::Status Engine::ReadRound(EngineListener* listener) {
   TANDEM_RETURN_IF_ERROR(executor_->WaitFor(static_cast<int>(n_enqueued_ - round_at_[n_read_ % ring_size_])));
   RoundRecord& round = ring_[n_read_++ % ring_size_];
   if (round.time_ns == 0) round.time_ns = NowNs();
+  listener->OnRound({round.slots, static_cast<size_t>(batch_.n_slots)});
   for (int32_t slot = 0; slot < batch_.n_slots; ++slot)
     TANDEM_RETURN_IF_ERROR(ReadSlot(slot, round, listener));
   return absl::OkStatus();

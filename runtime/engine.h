@@ -42,6 +42,7 @@ struct EngineOptions {
   uint64_t adversary_seed = 0;  // StreamMode::kAdversarial
   bool check_steps = false;     // as ExecutorOptions
   bool stream_kernels = true;   // likewise
+  bool time_phases = false;     // likewise
   StepTrace* trace = nullptr;   // likewise; told of rounds too
   Uniforms uniforms;
   // The draft writes and the policy's rule, a draft_only one, says where it defers: no speculation, gamma is not used
@@ -147,11 +148,11 @@ class Engine : public Generator {
   std::unique_ptr<Scheduler> scheduler_;
 
   // Programs, recorded once.
-  Program round_;
-  Program prefill_;
-  Program recover_;
+  Program round_{"round"};
+  Program prefill_{"prefill"};
+  Program recover_{"recover"};
   int32_t recover_rows_;  // of one recovery
-  Program grow_;
+  Program grow_{"grow"};
   std::vector<Program> admit_;    // [n_slots]
   std::vector<Program> cut_;      // [n_slots]
   std::vector<Program> preempt_;  // [n_slots]

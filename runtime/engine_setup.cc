@@ -182,6 +182,7 @@ absl::Status Engine::MakeExecutor() {
                                                   .adversary_seed = options_.adversary_seed,
                                                   .check_steps = options_.check_steps,
                                                   .stream_kernels = options_.stream_kernels,
+                                                  .time_phases = options_.time_phases,
                                                   .trace = options_.trace}));
   for (const Program* program : {&round_, &prefill_, &recover_, &grow_})
     TANDEM_RETURN_IF_ERROR(executor_->Prepare(*program));
@@ -216,9 +217,9 @@ void Engine::RecordPrograms() {
   grow_.Add(GrowArgs{.ring = growths_, .ring_size = ring_size_, .n_grown = arena_.New<int64_t>(1)});
   grow_.Record(kSettled);
 
-  admit_.resize(options_.n_slots);
-  cut_.resize(options_.n_slots);
-  preempt_.resize(options_.n_slots);
+  admit_.assign(options_.n_slots, Program("admit"));
+  cut_.assign(options_.n_slots, Program("cut"));
+  preempt_.assign(options_.n_slots, Program("preempt"));
   for (int32_t slot = 0; slot < options_.n_slots; ++slot) {
     admit_[slot].At(Lane::kTarget, Phase::kSettle);
     admit_[slot].Wait(kPrefilled);  // planning a prefill looks at every slot

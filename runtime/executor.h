@@ -5,6 +5,7 @@
 #ifndef TANDEM_RUNTIME_EXECUTOR_H_
 #define TANDEM_RUNTIME_EXECUTOR_H_
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -22,11 +23,23 @@ enum class StreamMode : int32_t {
   kAdversarial,  // kThreaded with a seeded delay before every step: finds orders that timing usually hides
 };
 
-// Nanoseconds that steps ran, by phase; lanes that overlap both count.
+// Nanoseconds that steps ran, by phase. Lanes that overlap both count: two steps of 1 ms side by side are 2 ms.
 struct PhaseTimes {
   std::array<int64_t, static_cast<int>(Phase::kCount)> ns = {};
+  // A CUDA device's, with time_phases: between the end of a program and the beginning of the next one, where that was
+  // enqueued before the end. What else it idles, it waits for the host.
+  int64_t launch_ns = 0;
 
   int64_t of(Phase phase) const { return ns[static_cast<int>(phase)]; }
+  void Add(Phase phase, int64_t more_ns) { ns[static_cast<int>(phase)] += more_ns; }
+  void Add(const PhaseTimes& other) {
+    for (size_t i = 0; i < ns.size(); ++i) ns[i] += other.ns[i];
+    launch_ns += other.launch_ns;
+  }
+  // False: nothing ran, or nobody measured it.
+  bool any() const {
+    return std::any_of(ns.begin(), ns.end(), [](int64_t of_phase) { return of_phase > 0; });
+  }
 };
 
 class StepTrace;  // runtime/trace.h
@@ -44,6 +57,7 @@ class Executor {
   // Whether programs run while the host does something else, so that it pays to enqueue several.
   virtual bool runs_ahead() const = 0;
 
+  // Of the programs that WaitFor has seen finished. On a CUDA device all zeros without time_phases and without check_steps.
   virtual PhaseTimes times() const = 0;
   virtual void ResetTimes() = 0;
 };
@@ -59,7 +73,13 @@ struct ExecutorOptions {
   bool check_steps = false;
   // CUDA: decode forwards as one kernel (kernels/stream) where that can be done; the same bits either way.
   bool stream_kernels = true;
-  // Told of every step, if given: on the CPU, and on a CUDA device with check_steps (a graph's steps cannot be told apart).
+  // CUDA: have graphs stamp the device's clock where a lane's phase changes (stamp_plan.h), for times(). A stamp is a kernel
+  // of one thread that the lane waits for, some 1.5 us as the shortest steps (publish), and one more at a program's end
+  // hands them to the host: in a round of gamma draft steps 2 gamma + 6 of them. The CPU, and a device with check_steps,
+  // always know times().
+  bool time_phases = false;
+  // Told of every step, if given. On a CUDA device without check_steps a graph's steps cannot be told apart: it is told of
+  // phases then, which costs what time_phases does.
   StepTrace* trace = nullptr;
 };
 

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/core/sequence.h"
 #include "runtime/core/status.h"
 #include "runtime/executor.h"
 #include "runtime/request.h"
@@ -22,6 +23,9 @@ class EngineListener {
   // Tokens of one round, final: never taken back. `text` is what they add to the output, whole characters only.
   virtual void OnTokens(const Request& /*request*/, std::span<const int32_t> /*tokens*/,
                         std::span<const Origin> /*origin*/, std::string_view /*text*/) {}
+  // What a finished round did, of every slot; before the OnTokens and OnFinish that come of it. A query cascade
+  // does not tell its engines' rounds.
+  virtual void OnRound(std::span<const SlotRecord> /*slots*/) {}
   virtual void OnFinish(const RequestResult& /*result*/) {}
   // Asked once per round: true ends the run after it, every unfinished request as kCancelled.
   virtual bool Cancelled() { return false; }

@@ -41,17 +41,24 @@ MetricValue GapAt(const Measured& m, double share) {
   return std::monostate();
 }
 
-double PhaseMs(const Measured& m, Phase phase) { return m.phases ? m.phases->of(phase) * 1e-6 : 0; }
+// Where phases were timed.
+double PhaseMs(const Measured& m, Phase phase) { return static_cast<double>(m.phases->of(phase)) * 1e-6; }
 
 double IdleMs(const Measured& m) {
   double busy = 0;
-  for (const int64_t ns : m.phases->ns) busy += ns * 1e-6;
+  for (const int64_t ns : m.phases->ns) busy += static_cast<double>(ns) * 1e-6;
   return std::max(0.0, m.elapsed_s * 1e3 - busy);
 }
 
 double RoundMs(const Measured& m) {
   return PhaseMs(m, Phase::kDraft) + PhaseMs(m, Phase::kVerify) + PhaseMs(m, Phase::kRule) +
          PhaseMs(m, Phase::kSettle) + IdleMs(m);
+}
+
+template <Phase kPhase>
+MetricValue TimeOf(const Measured& m) {
+  if (!m.phases) return std::monostate();
+  return PhaseMs(m, kPhase);
 }
 
 const Metric kMetrics[] = {
@@ -158,22 +165,35 @@ const Metric kMetrics[] = {
      "output tokens / time in which at least one request was between admission and its last token", false,
      [](const Measured& m) -> MetricValue { return Ratio(m.counts.num_emitted_tokens, m.serving_s); }},
     {"draft_overhead", "0 to 1", "draft time / round time (draft + verify + rule + settle + idle)", true,
-     [](const Measured& m) -> MetricValue { return Ratio(PhaseMs(m, Phase::kDraft), RoundMs(m)); }},
-    {"time_ms.prefill", "ms", "computing prompts, in both models", true,
-     [](const Measured& m) -> MetricValue { return PhaseMs(m, Phase::kPrefill); }},
-    {"time_ms.draft", "ms", "the drafter, its sampling included", true,
-     [](const Measured& m) -> MetricValue { return PhaseMs(m, Phase::kDraft); }},
-    {"time_ms.verify", "ms", "the target's forwards over blocks", true,
-     [](const Measured& m) -> MetricValue { return PhaseMs(m, Phase::kVerify); }},
-    {"time_ms.rule", "ms", "statistics of the laws, the rule, drawing replacement and bonus tokens", true,
-     [](const Measured& m) -> MetricValue { return PhaseMs(m, Phase::kRule); }},
+     [](const Measured& m) -> MetricValue {
+       return m.phases ? Ratio(PhaseMs(m, Phase::kDraft), RoundMs(m)) : std::monostate();
+     }},
+    {"time_ms.prefill", "ms",
+     "computing prompts, in both models. This and the times below are null in a CUDA device's run without "
+     "--trace",
+     true, TimeOf<Phase::kPrefill>},
+    {"time_ms.draft", "ms", "the drafter's forwards, or its look-up", true, TimeOf<Phase::kDraft>},
+    {"time_ms.verify", "ms", "the target's forwards over blocks", true, TimeOf<Phase::kVerify>},
+    {"time_ms.rule", "ms",
+     "statistics of both models' laws, the rule, drawing proposed, replacement and bonus tokens", true,
+     TimeOf<Phase::kRule>},
     {"time_ms.settle", "ms", "committing tokens, cutting caches back, telling the host", true,
-     [](const Measured& m) -> MetricValue { return PhaseMs(m, Phase::kSettle); }},
+     TimeOf<Phase::kSettle>},
     {"time_ms.idle", "ms",
-     "the rest of the run's time: the host, waiting. Phases that overlap (streams: threaded) count twice, so "
-     "it may be "
-     "too low there",
-     true, [](const Measured& m) -> MetricValue { return IdleMs(m); }},
+     "the rest of the run's time: the host, waiting. Phases that overlap (streams: threaded, or a CUDA "
+     "device's prefill "
+     "of both models) count twice, so it may be too low there",
+     true,
+     [](const Measured& m) -> MetricValue {
+       if (!m.phases) return std::monostate();
+       return IdleMs(m);
+     }},
+    {"time_ms.launch", "ms",
+     "of it, what a CUDA device took from one program to the next although that had been enqueued", true,
+     [](const Measured& m) -> MetricValue {
+       if (!m.phases) return std::monostate();
+       return static_cast<double>(m.phases->launch_ns) * 1e-6;
+     }},
     {"elapsed_s", "s", "first submission to last token", false,
      [](const Measured& m) -> MetricValue { return m.elapsed_s; }},
 };
@@ -187,6 +207,20 @@ const BenchMetric kBenchMetrics[] = {
     {"speedup.min", "ratio", "smallest ratio of a repetition"},
     {"speedup.max", "ratio", "largest ratio of a repetition"},
     {"speedup.per_repetition", "ratio", "the ratios"},
+    {"round.ms", "ms", "a round of the pair, all sequences together, idle time included and prefill not"},
+    {"round.floor_ms", "ms",
+     "the bytes of weights and cache that its forwards must read / read_gb_s; a draft forward whose token "
+     "was not "
+     "proposed reads nothing"},
+    {"round.over_floor", "ratio",
+     "round.ms / round.floor_ms; under 1 where the processor's caches hold weights"},
+    {"round.read_gb_s", "GB/s", "one pass over a large buffer, measured in the same run"},
+    {"round.limited_by", "",
+     "bandwidth where that is at least half of round.share, else the largest other part of it"},
+    {"round.share", "0 to 1",
+     "bandwidth: the floor; draft, verify: what the forwards take beyond it; rule: rule and settle; launch: "
+     "a CUDA "
+     "device between two programs, the next one enqueued; host: the rest of idle"},
     {"outputs.compared", "", "pairs of outputs that were compared token by token (greedy only)"},
     {"outputs.different", "",
      "of them, those that differ; first_difference says where (-1: the output had ended)"},

@@ -16,6 +16,7 @@
 #include "runtime/core/status.h"
 #include "runtime/model/planted.h"
 #include "runtime/report_json.h"
+#include "runtime/round_budget.h"
 
 namespace tandem {
 
@@ -69,6 +70,10 @@ struct PlantedBenchResult {
 // kInvalidArgument: options out of range; kUnavailable: the device; kResourceExhausted: memory, before anything is made.
 // Failures behind that are in the result.
 absl::StatusOr<PlantedBenchResult> RunPlantedBench(const PlantedBenchOptions& options);
+
+// A round of 4 proposed tokens at T = 1, by its parts as they were measured by themselves; what they leave of the round's time
+// is idle (on a device: between programs and kernels). Nothing if a part is missing.
+std::optional<RoundBudget> BudgetOf(const PlantedBenchOptions& options, const PlantedBenchResult& result);
 
 std::string PlantedBenchText(const PlantedBenchOptions& options, const PlantedBenchResult& result,
                              bool colour);

@@ -2,8 +2,9 @@
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
 
-#include <array>
+#include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "runtime/planted_bench.h"
 #include "runtime/report.h"
@@ -42,8 +43,21 @@ std::string Table(const PlantedBenchResult& result) {
   return text;
 }
 
-// How the parts, measured by themselves, add up to a round; empty if one is missing.
-std::string Budget(const PlantedBenchOptions& options, const PlantedBenchResult& result) {
+// How the parts, measured by themselves, add up to a round.
+std::string BudgetText(const PlantedBenchResult& result, const RoundBudget& budget) {
+  const double sum = budget.draft_ms + budget.verify_ms + budget.rule_ms;
+  const PlantedFigure& round = *result.Find("round_ms_sampled");
+  return absl::StrCat("draft ", FormatNumber(budget.draft_ms), " + verification ",
+                      FormatNumber(budget.verify_ms), " + tail ", FormatNumber(budget.rule_ms), " = ",
+                      FormatNumber(sum), " ms of ", FormatNumber(*round.value), " (T = 1)",
+                      round.over_floor() ? absl::StrCat(", ", FormatNumber(*round.over_floor()),
+                                                        " x the floor of ", FormatNumber(*round.floor))
+                                         : "");
+}
+
+}  // namespace
+
+std::optional<RoundBudget> BudgetOf(const PlantedBenchOptions& options, const PlantedBenchResult& result) {
   // The draft's step stands fourth among the figures (planted_bench.cc), under a name that depends on its shape.
   const PlantedFigure* step = nullptr;
   for (const PlantedFigure& figure : result.figures) {
@@ -54,15 +68,15 @@ std::string Budget(const PlantedBenchOptions& options, const PlantedBenchResult&
   const PlantedFigure* round = result.Find("round_ms_sampled");
   if (options.gamma != 4 || step == nullptr || !step->value || !verify->value || !tail->value ||
       !round->value)
-    return "";
-  const double draft = options.gamma * *step->value;
-  const double sum = draft + *verify->value + *tail->value * 1e-3;
-  return absl::StrCat("draft ", FormatNumber(draft), " + verification ", FormatNumber(*verify->value),
-                      " + tail ", FormatNumber(*tail->value * 1e-3), " = ", FormatNumber(sum), " ms of ",
-                      FormatNumber(*round->value), " (T = 1)");
+    return std::nullopt;
+  RoundBudget budget = {.draft_ms = options.gamma * *step->value,
+                        .verify_ms = *verify->value,
+                        .rule_ms = *tail->value * 1e-3,
+                        .draft_floor_ms = options.gamma * step->floor.value_or(0),
+                        .verify_floor_ms = verify->floor.value_or(0)};
+  (options.device.is_cuda() ? budget.launch_ms : budget.host_ms) = std::max(0., *round->value - budget.ms());
+  return budget;
 }
-
-}  // namespace
 
 std::string PlantedBenchText(const PlantedBenchOptions& options, const PlantedBenchResult& result,
                              bool colour) {
@@ -92,8 +106,10 @@ std::string PlantedBenchText(const PlantedBenchOptions& options, const PlantedBe
                                 "; with as many, spec_over_plain ", FormatNumber(at_formula)),
                    colour);
   }
-  if (const std::string budget = Budget(options, result); !budget.empty())
-    text += ReportLine("budget", budget, colour);
+  if (const std::optional<RoundBudget> budget = BudgetOf(options, result)) {
+    text += ReportLine("budget", BudgetText(result, *budget), colour);
+    text += ReportLine("limited by", LimitText(*budget), colour);
+  }
   text += ReportLine("floor",
                      "bytes of weights and cache that must be read, over read_gb_s; x floor: how far from it",
                      colour);
@@ -128,6 +144,8 @@ OrderedJson PlantedBenchJson(const PlantedBenchOptions& options, const PlantedBe
   json["planted_tokens_per_round"] =
       result.planted_tokens_per_round ? RoundedJson(*result.planted_tokens_per_round) : OrderedJson(nullptr);
   json["formula_tokens_per_round"] = RoundedJson(result.formula_tokens_per_round);
+  const std::optional<RoundBudget> budget = BudgetOf(options, result);
+  json["limited_by"] = budget ? OrderedJson(budget->limit()) : OrderedJson(nullptr);
   json["floors"] = OrderedJson::object();
   json["missing"] = OrderedJson::object();
   json["about"] = OrderedJson::object();

@@ -36,9 +36,10 @@ absl::StatusOr<double> TimeProgram(const Program& program, const ExecutorOptions
   return MedianOf(std::move(times));
 }
 
-ProgramWork WorkOf(const Program& program, int64_t n_keys) {
+ProgramWork WorkOf(const Program& program, int64_t n_keys, std::optional<Phase> only) {
   ProgramWork work;
   for (const Step& step : program.steps()) {
+    if (only && step.phase != *only) continue;
     if (step.op == Op::kLinear) {
       const auto& linear = program.args_as<LinearArgs>(step);
       for (int32_t i = 0; i < linear.n_segments; ++i) {

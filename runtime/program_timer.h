@@ -5,6 +5,7 @@
 #define TANDEM_RUNTIME_PROGRAM_TIMER_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "runtime/core/program.h"
@@ -30,8 +31,8 @@ struct ProgramWork {
 
   int64_t bytes() const { return weight_bytes + cache_bytes; }
 };
-// `n_keys`: positions that an attention step reads, of all sequences together.
-ProgramWork WorkOf(const Program& program, int64_t n_keys);
+// `n_keys`: positions that an attention step reads, of all sequences together. `only`: of this phase's steps.
+ProgramWork WorkOf(const Program& program, int64_t n_keys, std::optional<Phase> only = std::nullopt);
 
 }  // namespace tandem
 

@@ -56,7 +56,7 @@ void Measured::Add(const Measured& other) {
   elapsed_s += other.elapsed_s;
   if (other.phases) {
     if (!phases) phases = PhaseTimes();
-    for (size_t i = 0; i < phases->ns.size(); ++i) phases->ns[i] += other.phases->ns[i];
+    phases->Add(*other.phases);
   }
 }
 
@@ -67,7 +67,7 @@ Measured Measure(const RequestResult& result) {
 
 Measured Measure(std::span<const RequestResult* const> results, const std::optional<PhaseTimes>& phases) {
   Measured measured;
-  measured.phases = phases;
+  if (phases && phases->any()) measured.phases = phases;
   std::vector<std::pair<int64_t, int64_t>> decoding, serving;
   int64_t begin_ns = INT64_MAX;
   int64_t end_ns = INT64_MIN;

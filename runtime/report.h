@@ -33,7 +33,7 @@ struct Measured {
   double decode_s = 0;            // time in which at least one request was past its first output
   double serving_s = 0;           // time in which at least one request was admitted and not at its last token
   double elapsed_s = 0;           // first submission to last token
-  std::optional<PhaseTimes> phases;  // of a whole run
+  std::optional<PhaseTimes> phases;  // of a whole run, if they were timed
 
   void Add(const Measured& other);
 };

@@ -1,5 +1,7 @@
 #include "runtime/steps.h"
 
+#include <absl/strings/str_cat.h>
+
 #include "draft/host_drafter.h"
 #include "draft/ngram.h"
 #include "kernels/attention/attention.h"
@@ -154,6 +156,39 @@ const char* Name(Op op) {
       break;
   }
   return "?";
+}
+
+const char* Name(Phase phase) {
+  switch (phase) {
+    case Phase::kPrefill:
+      return "prefill";
+    case Phase::kDraft:
+      return "draft";
+    case Phase::kVerify:
+      return "verify";
+    case Phase::kRule:
+      return "rule";
+    case Phase::kSettle:
+      return "settle";
+    case Phase::kCount:
+      break;
+  }
+  return "?";
+}
+
+std::string Name(PhaseLabel label) {
+  return label.draft < 0 ? Name(label.phase) : absl::StrCat(Name(label.phase), "[", label.draft, "]");
+}
+
+std::vector<PhaseLabel> LabelsOf(const Program& program) {
+  std::vector<PhaseLabel> labels;
+  int32_t n_drafts = 0;
+  for (const Step& step : program.steps()) {
+    const bool is_draft = step.phase == Phase::kDraft;
+    if (is_draft && step.op == Op::kPlan) ++n_drafts;
+    labels.push_back({step.phase, is_draft ? n_drafts - 1 : -1});
+  }
+  return labels;
 }
 
 }  // namespace tandem

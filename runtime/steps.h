@@ -2,6 +2,10 @@
 #ifndef TANDEM_RUNTIME_STEPS_H_
 #define TANDEM_RUNTIME_STEPS_H_
 
+#include <cstdint>
+#include <string>
+#include <vector>
+
 #include "kernels/linear/linear.h"
 #include "runtime/core/platform.h"
 #include "runtime/core/program.h"
@@ -20,8 +24,21 @@ void RunSerialStep(const Program& program, const Step& step);
 absl::Status LaunchCudaStep(const Program& program, const Step& step, LinearLibrary* library,
                             CudaStream stream);
 
-// For listings of a program: "linear", "settle", ...
+// For listings of a program and for traces: "linear", "settle", ...
 const char* Name(Op op);
+// "prefill", "draft", "verify", "rule", "settle".
+const char* Name(Phase phase);
+
+// A phase, and which of a program's draft forwards (each begins with a plan); -1: another phase, or a drafter without a
+// model.
+struct PhaseLabel {
+  Phase phase;
+  int32_t draft;
+  friend bool operator==(PhaseLabel, PhaseLabel) = default;
+};
+std::string Name(PhaseLabel label);  // "draft[1]", "verify"
+// Of each step; an event's says nothing.
+std::vector<PhaseLabel> LabelsOf(const Program& program);
 
 }  // namespace tandem
 

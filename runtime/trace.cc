@@ -12,8 +12,6 @@ namespace tandem {
 namespace {
 
 constexpr const char* kLaneNames[kNumLanes] = {"target", "draft"};
-constexpr const char* kPhaseNames[] = {"prefill", "draft", "verify", "rule", "settle"};
-static_assert(std::size(kPhaseNames) == static_cast<size_t>(Phase::kCount));
 
 // One of a program's moments that arrows and marks refer to.
 struct Moment {
@@ -33,8 +31,16 @@ StepTrace::StepTrace() {
 }
 
 void StepTrace::AddStep(Lane lane, uint64_t program, Op op, Phase phase, int64_t begin_ns, int64_t end_ns) {
+  Add(lane, {program, op, {phase, -1}, begin_ns, end_ns});
+}
+
+void StepTrace::AddPhase(Lane lane, uint64_t program, PhaseLabel label, int64_t begin_ns, int64_t end_ns) {
+  Add(lane, {program, Op::kCount, label, begin_ns, end_ns});
+}
+
+void StepTrace::Add(Lane lane, const StepSpan& span) {
   auto& steps = steps_[static_cast<int>(lane)];
-  if (steps.size() < kMaxSteps) steps.push_back({program, op, phase, begin_ns, end_ns});
+  if (steps.size() < kMaxSteps) steps.push_back(span);
 }
 
 void StepTrace::AddRound(uint64_t program, int32_t slot, int32_t n_proposed, int32_t n_keep, int32_t n_emit) {
@@ -62,8 +68,9 @@ OrderedJson StepTrace::Json(const std::string& device) const {
                       {"tid", lane},
                       {"args", {{"name", kLaneNames[lane]}}}});
     for (const StepSpan& step : steps_[lane]) {
-      events.push_back({{"name", Name(step.op)},
-                        {"cat", kPhaseNames[static_cast<int>(step.phase)]},
+      const bool whole = step.op == Op::kCount;
+      events.push_back({{"name", whole ? Name(step.label) : Name(step.op)},
+                        {"cat", Name(step.label.phase)},
                         {"ph", "X"},
                         {"pid", 0},
                         {"tid", lane},
@@ -71,9 +78,10 @@ OrderedJson StepTrace::Json(const std::string& device) const {
                         {"dur", static_cast<double>(step.end_ns - step.begin_ns) * 1e-3},
                         {"args", {{"program", step.program}}}});
       Moments& at = moments[step.program];
-      if (step.phase == Phase::kDraft) at.proposed = {lane, step.end_ns};
-      if (step.phase == Phase::kVerify && at.verified.ns < 0) at.verified = {lane, step.begin_ns};
-      if (step.op == Op::kSettle) at.settled = {lane, step.end_ns};
+      if (step.label.phase == Phase::kDraft) at.proposed = {lane, step.end_ns};
+      if (step.label.phase == Phase::kVerify && at.verified.ns < 0) at.verified = {lane, step.begin_ns};
+      if (whole ? step.label.phase == Phase::kSettle : step.op == Op::kSettle)
+        at.settled = {lane, step.end_ns};
     }
   }
   for (const auto& [program, at] : moments) {

@@ -1,6 +1,6 @@
-// StepTrace: which step ran when, on which lane, and what became of each round: for `tandem run --trace FILE`. The file is in
-// the Chrome trace format, which chrome://tracing and ui.perfetto.dev show: a row per lane, an arrow from a round's proposal
-// to its verification, a mark where a round kept less than was proposed.
+// StepTrace: which step, or which phase of a graph, ran when, on which lane, and what became of each round: for
+// `tandem run --trace FILE`. The file is in the Chrome trace format, which chrome://tracing and ui.perfetto.dev show: a row
+// per lane, an arrow from a round's proposal to its verification, a mark where a round kept less than was proposed.
 //
 // Owned by the caller of an engine; outlives it. Executors add steps, each lane from one thread at a time; the engine adds
 // rounds; Json is for when the engine is idle.
@@ -14,6 +14,7 @@
 
 #include "runtime/core/program.h"
 #include "runtime/report_json.h"
+#include "runtime/steps.h"
 
 namespace tandem {
 
@@ -23,6 +24,8 @@ class StepTrace {
 
   // Nanoseconds of the steady clock. `program`: the how-manieth that was enqueued. Beyond kMaxSteps of a lane nothing is kept.
   void AddStep(Lane lane, uint64_t program, Op op, Phase phase, int64_t begin_ns, int64_t end_ns);
+  // The same of a phase as a whole, where its steps cannot be told apart.
+  void AddPhase(Lane lane, uint64_t program, PhaseLabel label, int64_t begin_ns, int64_t end_ns);
   // What the round that was `program` did to a slot.
   void AddRound(uint64_t program, int32_t slot, int32_t n_proposed, int32_t n_keep, int32_t n_emit);
 
@@ -35,10 +38,12 @@ class StepTrace {
  private:
   struct StepSpan {
     uint64_t program;
-    Op op;
-    Phase phase;
+    Op op;  // kCount: a phase as a whole
+    PhaseLabel label;
     int64_t begin_ns, end_ns;
   };
+  void Add(Lane lane, const StepSpan& span);
+
   struct Round {
     uint64_t program;
     int32_t slot, n_proposed, n_keep, n_emit;

@@ -46,15 +46,16 @@ using packed_attention::Task;
 // t + 2 lies where that of turn t lay: a block sends it when it has received all of turn t + 1, which the others sent when
 // they were done with turn t.
 template <int D>
-class ClusterAttention : packed_attention::Packed<D, D / 64> {
-  using Base = packed_attention::Packed<D, D / 64>;
+class ClusterAttention : packed_attention::Packed<D> {
+  using Base = packed_attention::Packed<D>;
   static constexpr int kPart = Base::kPart;
 
  public:
   // `barrier`: initialised with 1, before any block of the cluster sends; for this class alone.
   __device__ __forceinline__ ClusterAttention(const AttentionArgs& args, int kv_head, uint32_t rank,
                                               float* shared, uint32_t barrier)
-      : Base(args, kv_head, static_cast<int>(rank), shared, packed_attention::kSumSlots * kQueries),
+      : Base(args, args.n_heads / args.kv.n_kv_heads, kv_head, static_cast<int>(rank), shared,
+             packed_attention::kSumSlots * kQueries),
         received_(shared + packed_attention::FloatsOf<D>()),
         received_stats_(reinterpret_cast<float2*>(received_ + 2 * kCluster * kQueries * kPart)),
         barrier_(barrier) {}
@@ -67,15 +68,16 @@ class ClusterAttention : packed_attention::Packed<D, D / 64> {
     if (first < this->n_keys_) this->Load(first, keys, values);
     StoreQueries();
     Meet();
+    this->Reset();
     for (bool loaded = true; first < this->n_keys_; first += kCluster * packed_attention::kBlockKeys) {
       if (!loaded) this->Load(first, keys, values);
       loaded = false;
       typename Base::Scores score;
       this->Score(first, keys, score);
-      this->Accumulate(first, 0, score, values);
+      this->Accumulate(first, score, values);
     }
     this->ShareScores();
-    this->ShareSums(0);
+    this->ShareSums();
     if (threadIdx.x == 0) ExpectBytes(barrier_, kCluster * this->n_queries_ * (kPart * 4 + 8));
     SendSums(turn & 1);
     WaitBarrier(barrier_, turn & 1);
@@ -143,13 +145,13 @@ class ClusterAttention : packed_attention::Packed<D, D / 64> {
   const uint32_t barrier_;  // what the blocks send has come
 };
 template <int D>
-class WarpAttention : packed_attention::Packed<D, D / 64, true> {
-  using Base = packed_attention::Packed<D, D / 64, true>;
+class WarpAttention : packed_attention::Packed<D, true> {
+  using Base = packed_attention::Packed<D, true>;
 
  public:
   // `shared`: the warp's own QueryFloats<D>() floats.
   __device__ __forceinline__ WarpAttention(const AttentionArgs& args, int kv_head, float* shared)
-      : Base(args, kv_head, 0, shared, 0) {}
+      : Base(args, args.n_heads / args.kv.n_kv_heads, kv_head, 0, shared, 0) {}
 
   __device__ __forceinline__ void Run(const Task& task, const FirstRows& first_rows) {
     this->Begin(task, first_rows);
@@ -160,13 +162,14 @@ class WarpAttention : packed_attention::Packed<D, D / 64, true> {
       this->StoreQuery4(query, at, __ldcg(reinterpret_cast<const float4*>(q)));
     }
     __syncwarp();
+    this->Reset();
     for (int first = 0; first < this->n_keys_; first += packed_attention::kWarpKeys) {
       typename Base::Keys keys;
       typename Base::Values values;
       typename Base::Scores score;
       this->Load(first, keys, values);
       this->Score(first, keys, score);
-      this->Accumulate(first, 0, score, values);
+      this->Accumulate(first, score, values);
     }
     Store();
   }

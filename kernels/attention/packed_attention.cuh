@@ -11,11 +11,11 @@ namespace tandem::packed_attention {
 
 #ifdef TANDEM_SM90
 
-// The thread's number, as something that the compiler does not know: in a kernel that does other things too, what follows
-// from it would otherwise be computed beforehand, and held.
+// The thread's number, read anew: in a kernel that does other things too, what follows from it would otherwise be computed
+// beforehand, and held or spilled.
 __device__ __forceinline__ int Thread() {
-  int thread = static_cast<int>(threadIdx.x);
-  asm volatile("" : "+r"(thread));
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
   return thread;
 }
 
@@ -81,17 +81,31 @@ __device__ __forceinline__ void Split(float a, float b, uint32_t& high, uint32_t
   low = RoundPair(isinf(fa) ? 0 : a - fa, isinf(fb) ? 0 : b - fb);
 }
 
-// kNear: through the first-level cache.
+// 16 bytes if `wanted`, else 0. Into the registers themselves: a choice between what was loaded and 0 would wait for the load
+// at once. kNear: through the first-level cache.
 template <bool kNear>
-__device__ __forceinline__ uint4 Load16(const void* p) {
-  uint4 v;
+__device__ __forceinline__ uint4 Load16(const char* p, bool wanted) {
+  uint4 v = {0, 0, 0, 0};
   if (kNear) {
-    v = *static_cast<const uint4*>(p);
+    asm volatile(
+        "{\n"
+        ".reg .pred wanted;\n"
+        "setp.ne.u32 wanted, %5, 0;\n"
+        "@wanted ld.global.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+        "}"
+        : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+        : "l"(p), "r"(static_cast<uint32_t>(wanted))
+        : "memory");
   } else {
-    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(p)
-                 : "memory");
+    asm volatile(
+        "{\n"
+        ".reg .pred wanted;\n"
+        "setp.ne.u32 wanted, %5, 0;\n"
+        "@wanted ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+        "}"
+        : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+        : "l"(p), "r"(static_cast<uint32_t>(wanted))
+        : "memory");
   }
   return v;
 }
@@ -116,18 +130,20 @@ __device__ __forceinline__ uint32_t Word(const uint4& v, int i) {
 // Among the threads that attend.
 __device__ __forceinline__ void Meet() { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); }
 
-// A block's part of a task. D: head_dim. A warp holds the sums of H times 64 of its values at a time. kNear: keys and values
-// go through the first-level cache, for other warps of the block that want them.
-template <int D, int H, bool kNear = false>
+// A block's part of a task. D: head_dim. kNear: keys and values go through the first-level cache, for other warps of the
+// block that want them.
+template <int D, bool kNear = false>
 class Packed {
+  static constexpr int H = D / 64;  // sums and values are held in parts of 64 of a head
+
  public:
   static constexpr int kQueryPitch = D * 2 + 64;  // bytes
   static constexpr int kSumPitch = D + 4;         // floats
   static constexpr int kPart = D / kCluster;      // values of a query that a block finishes
 
-  // `shared`: FloatsOf<D>(n_sums) floats, aligned to 16 bytes.
-  __device__ __forceinline__ Packed(const AttentionArgs& args, int kv_head, int rank, float* shared,
-                                    int n_sums)
+  // `group`: heads that share a kv head. `shared`: FloatsOf<D>(n_sums) floats, aligned to 16 bytes.
+  __device__ __forceinline__ Packed(const AttentionArgs& args, int group, int kv_head, int rank,
+                                    float* shared, int n_sums)
       : args_(args),
         shared_(reinterpret_cast<char*>(shared)),
         max_(shared + QueryFloats<D>()),
@@ -136,7 +152,7 @@ class Packed {
         n_sums_(n_sums),
         rank_(rank),
         kv_head_(kv_head),
-        group_(args.n_heads / args.kv.n_kv_heads),
+        group_(group),
         warp_(Thread() / 32),
         g_(Thread() % 32 / 4),
         t_(Thread() % 4) {}
@@ -157,21 +173,17 @@ class Packed {
     for (int i = 0; i < 2; ++i) {
       const int query = QueryOf(i), position = position_of(task.row + min(query, n_queries_ - 1) / group_);
       position_[i] = query < n_queries_ ? position : -1;
-      running_max_[i] = kMinusInfinity;
-      running_total_[i] = 0;
     }
-    ResetSums();
   }
-  __device__ __forceinline__ void ResetSums() {
+  // Before the first scores.
+  __device__ __forceinline__ void Reset() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) running_max_[i] = kMinusInfinity, running_total_[i] = 0;
 #pragma unroll
     for (int i = 0; i < H * 8; ++i) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) acc_[i][j] = 0;
     }
-  }
-  __device__ __forceinline__ void ResetScores() {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) running_max_[i] = kMinusInfinity, running_total_[i] = 0;
   }
   __device__ __forceinline__ int first_key() const { return rank_ * kBlockKeys + warp_ * kWarpKeys; }
 
@@ -207,75 +219,89 @@ class Packed {
     const int64_t begin = kv.offset(slot_, kv_head_, first);
     if (one_page) {
       const auto offset = [&](int key) { return (begin + (key - first) * D) * 2; };
-      LoadKeysAt(first, keys, offset);
-      LoadValuesAt(first, 0, values, offset);
+      LoadKeysAt(first, n_keys_, offset, keys);
+      LoadValuesAt(first, n_keys_, offset, values);
     } else {
       const auto offset = [&](int key) { return kv.offset(slot_, kv_head_, key) * 2; };
-      LoadKeysAt(first, keys, offset);
-      LoadValuesAt(first, 0, values, offset);
+      LoadKeysAt(first, n_keys_, offset, keys);
+      LoadValuesAt(first, n_keys_, offset, values);
     }
   }
-  // offset(key): of a key of the sequence, in bytes.
+  // Those before `end`, and 0 in the place of others. offset(key): of a key of the sequence, in bytes.
   template <typename Offset>
-  __device__ __forceinline__ void LoadKeysAt(int first, Keys& keys, Offset offset) const {
+  __device__ __forceinline__ void LoadKeysAt(int first, int end, Offset offset, Keys& keys) const {
     const KvLayer& kv = args_.kv;
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
       const int at = first + tile * 8 + g_;
-      const char* row = at < n_keys_ ? static_cast<const char*>(kv.k) + offset(at) + t_ * 16 : nullptr;
+      const bool wanted = at < end;
+      const char* row = static_cast<const char*>(kv.k) + (wanted ? offset(at) : 0) + t_ * 16;
 #pragma unroll
-      for (int i = 0; i < D / 32; ++i)
-        keys.key[tile][i] = row ? Load16<kNear>(row + i * 64) : uint4{0, 0, 0, 0};
+      for (int i = 0; i < D / 32; ++i) keys.key[tile][i] = Load16<kNear>(row + i * 64, wanted);
     }
   }
   template <typename Offset>
-  __device__ __forceinline__ void LoadValuesAt(int first, int half, Values& values, Offset offset) const {
+  __device__ __forceinline__ void LoadValuesAt(int first, int end, Offset offset, Values& values) const {
     const KvLayer& kv = args_.kv;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int at = first + 2 * t_ + i % 2 + i / 2 * 8;
-      const char* row =
-          at < n_keys_ ? static_cast<const char*>(kv.v) + offset(at) + half * 128 + g_ * 16 : nullptr;
+      const int at = first + ValueKey(i);
+      const bool wanted = at < end;
+      const char* row = static_cast<const char*>(kv.v) + (wanted ? offset(at) : 0) + g_ * 16;
 #pragma unroll
-      for (int h = 0; h < H; ++h) values.value[i][h] = row ? Load16<kNear>(row + h * 128) : uint4{0, 0, 0, 0};
+      for (int h = 0; h < H; ++h) values.value[i][h] = Load16<kNear>(row + h * 128, wanted);
     }
   }
+  // Whose values this lane has i-th.
+  __device__ __forceinline__ int ValueKey(int i) const { return 2 * t_ + i % 2 + i / 2 * 8; }
 
   // Weights of the 16 keys from `first` on for the queries, over the largest score so far; the sums are scaled to it.
   using Scores = float[2][4];
   __device__ __forceinline__ void Score(int first, const Keys& keys, Scores& score) {
-    Scores low;  // of the queries' low parts
+    // Up to 8 queries leave half of a tile's rows: the low parts take them.
+    if (n_queries_ <= 8) {
+      Multiply(keys, 0, kQueries, score);
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
+      for (int n = 0; n < 2; ++n) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) score[n][j] = low[n][j] = 0;
-    }
-#pragma unroll
-    for (int i = 0; i < D / 32; ++i) {
-#pragma unroll
-      for (int part = 0; part < 2; ++part) {
-        const char* at = shared_ + (part * kQueries + g_) * kQueryPitch + i * 64 + t_ * 16;
-        const uint4 a = *reinterpret_cast<const uint4*>(at);
-        const uint4 b = *reinterpret_cast<const uint4*>(at + 8 * kQueryPitch);
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          float(&sum)[4] = part == 0 ? score[n] : low[n];
-          MultiplyTiles(sum, a.x, b.x, a.y, b.y, keys.key[n][i].x, keys.key[n][i].y);
-          MultiplyTiles(sum, a.z, b.z, a.w, b.w, keys.key[n][i].z, keys.key[n][i].w);
-        }
+        for (int j = 0; j < 2; ++j) score[n][j] += score[n][2 + j], score[n][2 + j] = 0;
       }
+      Softmax(score, 0, first);
+      return;
     }
+    Scores low;
+    Multiply(keys, 0, 8, score);
+    Multiply(keys, kQueries, kQueries + 8, low);
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) score[n][j] += low[n][j];
     }
+    Softmax(score, 0, first);
+    Softmax(score, 1, first);
+  }
+  // Products of the keys with 16 rows of shared memory, 8 from row `upper` on and 8 from `lower` on.
+  __device__ __forceinline__ void Multiply(const Keys& keys, int upper, int lower, Scores& sum) const {
 #pragma unroll
-    for (int row = 0; row < 2; ++row) Softmax(score, row, first);
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum[n][j] = 0;
+    }
+    const char* at = shared_ + (upper + g_) * kQueryPitch + t_ * 16;
+#pragma unroll
+    for (int i = 0; i < D / 32; ++i) {
+      const uint4 a = *reinterpret_cast<const uint4*>(at + i * 64);
+      const uint4 b = *reinterpret_cast<const uint4*>(at + (lower - upper) * kQueryPitch + i * 64);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        MultiplyTiles(sum[n], a.x, b.x, a.y, b.y, keys.key[n][i].x, keys.key[n][i].y);
+        MultiplyTiles(sum[n], a.z, b.z, a.w, b.w, keys.key[n][i].z, keys.key[n][i].w);
+      }
+    }
   }
 
-  // Adds their values, from the half-th 64 of the head on.
-  __device__ __forceinline__ void Accumulate(int first, int half, const Scores& score, Values& values) {
+  // Adds their values.
+  __device__ __forceinline__ void Accumulate(int first, const Scores& score, Values& values) {
     bool bad = false;
     if (first + kWarpKeys > first_position_ + 1) {  // some query does not see some key
 #pragma unroll
@@ -303,7 +329,7 @@ class Packed {
         MultiplyTiles(acc, a[1][0], a[1][1], a[1][2], a[1][3], b0, b1);
       }
     }
-    if (__any_sync(~0u, bad)) AddNonFinite(score, first, half);
+    if (__any_sync(~0u, bad)) AddNonFinite(score, first);
   }
 
   // Turns the scores of query g (row 0) or g + 8 into weights and rescales what came before.
@@ -346,11 +372,11 @@ class Packed {
 
   // A value that is not finite must reach the queries that see it and no other; a product with a weight of 0 would be
   // NaN. So the product has 0 in its place, and it is added here, where it is seen.
-  __device__ __forceinline__ void AddNonFinite(const Scores& weight, int first, int half) {
+  __device__ __forceinline__ void AddNonFinite(const Scores& weight, int first) {
 #pragma unroll 1
     for (int key = 0; key < kWarpKeys && first + key < n_keys_; ++key) {
-      const auto* values = static_cast<const uint16_t*>(args_.kv.v) +
-                           args_.kv.offset(slot_, kv_head_, first + key) + half * 64;
+      const auto* values =
+          static_cast<const uint16_t*>(args_.kv.v) + args_.kv.offset(slot_, kv_head_, first + key);
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
         const bool second = key % 2;
@@ -388,31 +414,32 @@ class Packed {
       if (t_ == 0) total_[warp_ * kQueries + QueryOf(i)] = running_total_[i] * keep_[i];
     }
   }
-  // After ShareScores: scales this warp's sums, from the half-th 64 values of the head on, and puts them into shared memory:
-  // a place a warp where there is room, else kSumSlots places, to which warps add in turns, the last ones first.
-  __device__ __forceinline__ void ShareSums(int half) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int j = 0; j < H * 8; ++j) {
-        acc_[j][i * 2] *= keep_[i];
-        acc_[j][i * 2 + 1] *= keep_[i];
-      }
-    }
+  // After ShareScores: scales this warp's sums and puts them into shared memory: a place a warp where there is room, else
+  // kSumSlots places, to which warps add in turns, the last ones first.
+  __device__ __forceinline__ void ShareSums() {
+    ScaleSums(0);
+    if (n_queries_ > 8) ScaleSums(1);
     if (HasOwnPlaces()) {
-      EachSum(half, warp_, [](float4& at, const float4& v) { at = v; });
-      if (half + H == D / 64) Meet();
+      EachSum(warp_, [](float4& at, const float4& v) { at = v; });
+      Meet();
       return;
     }
 #pragma unroll 1
     for (int turn = kWarps / kSumSlots - 1; turn >= 0; --turn) {
       if (warp_ / kSumSlots == turn) {
-        EachSum(half, warp_ % kSumSlots, [&](float4& at, const float4& v) {
+        EachSum(warp_ % kSumSlots, [&](float4& at, const float4& v) {
           const float4 other = turn == kWarps / kSumSlots - 1 ? float4{0, 0, 0, 0} : at;
           at = {v.x + other.x, v.y + other.y, v.z + other.z, v.w + other.w};
         });
       }
       Meet();
+    }
+  }
+  __device__ __forceinline__ void ScaleSums(int i) {
+#pragma unroll
+    for (int j = 0; j < H * 8; ++j) {
+      acc_[j][i * 2] *= keep_[i];
+      acc_[j][i * 2 + 1] *= keep_[i];
     }
   }
   __device__ __forceinline__ bool HasOwnPlaces() const { return n_queries_ * kWarps <= n_sums_; }
@@ -425,12 +452,12 @@ class Packed {
   }
   // Calls body(place in shared memory, this lane's sums) for all of this warp's sums.
   template <typename Body>
-  __device__ __forceinline__ void EachSum(int half, int place, Body body) const {
+  __device__ __forceinline__ void EachSum(int place, Body body) const {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int query = QueryOf(i);
       if (query >= n_queries_) continue;
-      float* to = sums_ + (place * n_queries_ + query) * kSumPitch + half * 64;
+      float* to = sums_ + (place * n_queries_ + query) * kSumPitch;
 #pragma unroll
       for (int h = 0; h < H; ++h) {
 #pragma unroll

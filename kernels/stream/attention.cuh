@@ -34,26 +34,24 @@ struct Head {
   }
 };
 
-// What rotates a head: loaded before the head is there.
+// What rotates a head: loaded before the head is there. `gain`: of the norm before it, optional.
 template <int D>
 struct Rotation {
-  float cos[D / 64], sin[D / 64], low_gain[D / 64], high_gain[D / 64];
-  bool norm;
-  float eps;
+  float cos[D / 64] = {}, sin[D / 64] = {}, low_gain[D / 64] = {}, high_gain[D / 64] = {};
 
-  __device__ __forceinline__ Rotation(const float* gain, float given_eps, const float* cos_sin)
-      : norm(gain != nullptr), eps(given_eps) {
+  __device__ __forceinline__ void Load(const float* gain, const float* cos_sin) {
     const int lane = Thread() % 32;
 #pragma unroll
     for (int j = 0; j < D / 64; ++j) {
       const int i = lane + 32 * j;
       cos[j] = __ldcg(cos_sin + i);
       sin[j] = __ldcg(cos_sin + D / 2 + i);
-      low_gain[j] = norm ? gain[i] : 1;
-      high_gain[j] = norm ? gain[D / 2 + i] : 1;
+      if (gain == nullptr) continue;
+      low_gain[j] = gain[i];
+      high_gain[j] = gain[D / 2 + i];
     }
   }
-  __device__ __forceinline__ void Turn(Head<D>& head) const {
+  __device__ __forceinline__ void Turn(Head<D>& head, bool norm, float eps) const {
     if (norm) {
       float sum = 0;
 #pragma unroll
@@ -76,72 +74,65 @@ struct Rotation {
   }
 };
 
-// The forward's rows, one a lane.
-__device__ __forceinline__ packed_attention::FirstRows RowsOfForward() {
-  const int lane = Thread() % 32;
-  if (lane >= kMaxRows) return {Common().n_rows, -1, 0};
-  return {Common().n_rows, Common().slot[lane], Common().position[lane]};
-}
-
 template <int D>
-class StreamAttention : packed_attention::Packed<D, 1> {
-  using Base = packed_attention::Packed<D, 1>;
+class StreamAttention : packed_attention::Packed<D> {
+  using Base = packed_attention::Packed<D>;
   static constexpr int kQueries = packed_attention::kQueries;
   static constexpr int kCluster = packed_attention::kCluster;
   static constexpr int kBlockKeys = packed_attention::kBlockKeys;
 
  public:
-  __device__ __forceinline__ StreamAttention(const Attend& attend, int kv_head, int rank, int32_t first_page)
-      : Base(attend.attention, kv_head, rank, reinterpret_cast<float*>(Work()), Common().params.n_sums),
+  __device__ __forceinline__ StreamAttention(const Attend& attend, const Share& share)
+      : Base(attend.attention, Common().params.group, share.kv_head, share.rank,
+             reinterpret_cast<float*>(Work()), Common().params.n_sums),
         attend_(attend),
-        turn_(Common().turn),
-        n_rows_(Common().n_rows),
-        first_rows_(RowsOfForward()),
-        first_page_(first_page) {}
+        share_(share),
+        turn_(Common().turn) {
+    this->task_.row = share.row;
+    this->slot_ = share.slot;
+    this->first_position_ = share.first_position;
+    this->n_keys_ = share.n_keys;
+    this->n_queries_ = share.n_queries;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int query = this->QueryOf(i);
+      this->position_[i] = query < share.n_queries ? share.first_position + Common().query_row[query] : -1;
+    }
+  }
 
-  __device__ __forceinline__ void Run(const packed_attention::Task& task) {
-    this->Begin(task, first_rows_);
-    // Keys from here on are this forward's.
-    const int lane = Thread() % 32;
-    const bool ours = lane < n_rows_ && first_rows_.slot == this->slot_;
-    const int first_new = __reduce_min_sync(~0u, ours ? first_rows_.position : 0x7fffffff);
-    const int first = this->first_key();
-    int64_t at = 0;  // of the first key, in bytes
+  __device__ __forceinline__ void Run() {
+    int first = this->first_key();
+    const int first_new = share_.first_new;
+    // Before keys and values: loads come back in their order.
+    Arrivals new_rows = {};
+    Ask(new_rows);
     // All that is loaded on a condition begins as 0: else registers would be kept for it through the whole program.
     typename Base::Keys keys = {};
-    if (first < this->n_keys_) at = FirstByte(first);
-    const bool early = first + packed_attention::kWarpKeys <= min(first_new, this->n_keys_);
-    if (early) {
-      this->LoadKeysAt(first, keys, ByteOf{first, at});
-      FetchValues(at);
-    }
-    StoreQueries();
-    AppendRows();
+    typename Base::Values values = {};
+    const int end = min(first_new, this->n_keys_);
+    const ByteOf at_first{first, share_.keys_at};
+    if (first < this->n_keys_) this->LoadKeysAt(first, end, at_first, keys);
+    Take(new_rows);
     Meet();
     Mark(1);
-    if (!early && first < this->n_keys_) this->LoadKeysAt(first, keys, ByteOf{first, at});
-    // Registers hold 64 values of a head at a time, and the next ones on their way. What fits into one turn of the blocks is
-    // scored once for all of them.
-    const bool once = this->n_keys_ <= kCluster * kBlockKeys, mine = first < this->n_keys_;
-    typename Base::Scores score = {};
-    typename Base::Values values = {}, next = {};
-    if (mine) {
-      this->LoadValuesAt(first, 0, values, ByteOf{first, at});
-      this->Score(first, keys, score);
-    }
+    if (first < this->n_keys_) this->LoadValuesAt(first, end, at_first, values);
+    this->Reset();
+    if (first < this->n_keys_ && first + packed_attention::kWarpKeys > first_new)
+      TakeFresh(first, first_new, keys, values);
 #pragma unroll 1
-    for (int half = 0; half < D / 64; ++half) {
-      if (once && mine) {
-        if (half + 1 < D / 64) this->LoadValuesAt(first, half + 1, next, ByteOf{first, at});
-        this->Accumulate(first, half, score, values);
-      } else if (mine) {
-        AccumulateAll(half, at, score, values);
-      }
-      if (half == 0) this->ShareScores();
-      this->ShareSums(half);
-      this->ResetSums();
-      values = next;
+    while (first < this->n_keys_) {
+      const int next = first + kCluster * kBlockKeys, last = this->n_keys_;
+      const ByteOf offset{next,
+                          next < last ? this->args_.kv.offset(this->slot_, this->kv_head_, next) * 2 : 0};
+      typename Base::Scores score = {};
+      this->Score(first, keys, score);
+      if (next < last) this->LoadKeysAt(next, last, offset, keys);
+      this->Accumulate(first, score, values);
+      if (next < last) this->LoadValuesAt(next, last, offset, values);
+      first = next;
     }
+    this->ShareScores();
+    this->ShareSums();
     Mark(2);
     Send();
     Finish();
@@ -154,63 +145,79 @@ class StreamAttention : packed_attention::Packed<D, 1> {
     int64_t at;
     __device__ __forceinline__ int64_t operator()(int key) const { return at + (key - first) * (D * 2); }
   };
-  // More keys than one turn: the first ones, scored already in the first half, and those of later turns.
-  __device__ __forceinline__ void AccumulateAll(int half, int64_t at, typename Base::Scores& score,
-                                                typename Base::Values& values) {
-    if (half > 0) this->ResetScores();
-#pragma unroll 1
-    for (int first = this->first_key(); first < this->n_keys_; first += kCluster * kBlockKeys) {
-      if (half > 0 || first != this->first_key()) {
-        at = FirstByte(first);
-        typename Base::Keys keys = {};
-        this->LoadKeysAt(first, keys, ByteOf{first, at});
-        this->LoadValuesAt(first, half, values, ByteOf{first, at});
-        this->Score(first, keys, score);
-      }
-      this->Accumulate(first, half, score, values);
+  // This forward's keys (side 0) and values of the block, by position, in shared memory that products use for their sums: a
+  // trip through the cache would hold everybody up.
+  static __device__ __forceinline__ char* Fresh(int side, int row) {
+    static_assert(2 * kMaxRows * D * 2 <= sizeof(Fixed::sums));
+    return reinterpret_cast<char*>(&Common().sums) + (side * kMaxRows + row) * D * 2;
+  }
+  __device__ __forceinline__ void TakeFresh(int first, int first_new, typename Base::Keys& keys,
+                                            typename Base::Values& values) const {
+#pragma unroll
+    for (int tile = 0; tile < 2; ++tile) {
+      const int at = first + tile * 8 + this->g_;
+      if (at < first_new || at >= this->n_keys_) continue;
+      const char* key = Fresh(0, at - first_new) + this->t_ * 16;
+#pragma unroll
+      for (int i = 0; i < D / 32; ++i) keys.key[tile][i] = *reinterpret_cast<const uint4*>(key + i * 64);
     }
-  }
-  // Where the first keys of a block lie is the same in every layer.
-  __device__ __forceinline__ int64_t FirstByte(int first) const {
-    const KvLayer& kv = this->args_.kv;
-    const int32_t page =
-        first == this->first_key() && first_page_ >= 0
-            ? first_page_
-            : __ldg(kv.page_table + static_cast<int64_t>(this->slot_) * kv.max_pages + first / kv.page_size);
-    return ((static_cast<int64_t>(page) * kv.n_kv_heads + this->kv_head_) * kv.page_size +
-            first % kv.page_size) *
-           D * 2;
-  }
-  // This warp's 16 values into the second-level cache: a line a lane.
-  __device__ __forceinline__ void FetchValues(int64_t at) const {
-    constexpr int kLine = 128;
-    const int lane = Thread() % 32;
-    if (lane * kLine < packed_attention::kWarpKeys * D * 2) {
-      asm volatile(
-          "prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(this->args_.kv.v) + at + lane * kLine));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int at = first + this->ValueKey(i);
+      if (at < first_new || at >= this->n_keys_) continue;
+      const char* value = Fresh(1, at - first_new) + this->g_ * 16;
+#pragma unroll
+      for (int h = 0; h < D / 64; ++h) values.value[i][h] = *reinterpret_cast<const uint4*>(value + h * 128);
     }
   }
 
-  // A warp a query at a time. What is left in the places of others does not count: they see no key.
-  __device__ __forceinline__ void StoreQueries() const {
-    const int warp = Thread() / 32, lane = Thread() % 32;
+  // What this forward brings: queries, two a warp, and the keys and values of the sequence that this block attends to, a row
+  // a warp; blocks of other tasks write the same ones again. What is left in the places of other queries does not count:
+  // they see no key.
+  struct Arrivals {
+    Head<D> query[2], key, value;
+    Rotation<D> query_rotation[2], key_rotation;
+  };
+  __device__ __forceinline__ bool HasQuery(int i) const {
+    return Thread() / 32 + i * kWorkers < this->n_queries_;
+  }
+  __device__ __forceinline__ void Ask(Arrivals& rows) const {
+    static_assert(kQueries == 2 * kWorkers && kMaxRows == kWorkers);
+    const float* q = attend_.q.template at<float>(turn_);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (!HasQuery(i)) continue;
+      rows.query[i].Look(q + share_.query_at[i]);
+      rows.query_rotation[i].Load(attend_.q_norm, attend_.cos_sin + share_.query_cos_sin[i]);
+    }
+    if (share_.fresh_row < 0) return;
+    rows.key.Look(attend_.k.template at<float>(turn_) + share_.new_from);
+    rows.value.Look(attend_.v.template at<float>(turn_) + share_.new_from);
+    rows.key_rotation.Load(attend_.k_norm, attend_.cos_sin + share_.new_cos_sin);
+  }
+  __device__ __forceinline__ void Take(Arrivals& rows) const {
+    const int lane = Thread() % 32;
     const float scale = this->query_scale();
-#pragma unroll 1
-    for (int query = warp; query < this->n_queries_; query += kWorkers) {
-      Head<D> head;
-      const float* from = attend_.q.template at<float>(turn_) + this->QueryOffset(query);
-      head.Look(from);
-      const Rotation<D> rotation(
-          attend_.q_norm, attend_.norm_eps,
-          attend_.cos_sin + static_cast<int64_t>(this->task_.row + query / this->group_) * D);
-      head.Await(from);
-      rotation.Turn(head);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (!HasQuery(i)) continue;
+      Head<D>& head = rows.query[i];
+      head.Await(attend_.q.template at<float>(turn_) + share_.query_at[i]);
+      rows.query_rotation[i].Turn(head, attend_.q_norm != nullptr, attend_.norm_eps);
+      const int query = Thread() / 32 + i * kWorkers;
 #pragma unroll
       for (int j = 0; j < D / 64; ++j) {
         StoreQuery(query, lane + 32 * j, head.low[j] * scale);
         StoreQuery(query, D / 2 + lane + 32 * j, head.high[j] * scale);
       }
     }
+    if (share_.fresh_row < 0) return;
+    const KvLayer& kv = this->args_.kv;
+    rows.value.Await(attend_.v.template at<float>(turn_) + share_.new_from);
+    Append(kv.v, share_.new_at, Fresh(1, share_.fresh_row), rows.value);
+    rows.key.Await(attend_.k.template at<float>(turn_) + share_.new_from);
+    rows.key_rotation.Turn(rows.key, attend_.k_norm != nullptr, attend_.norm_eps);
+    Append(kv.k, share_.new_at, Fresh(0, share_.fresh_row), rows.key);
   }
   __device__ __forceinline__ void StoreQuery(int query, int at, float q) const {
     uint32_t high, low;
@@ -221,40 +228,14 @@ class StreamAttention : packed_attention::Packed<D, 1> {
         static_cast<uint16_t>(low);
   }
 
-  // The sequence's new keys and values that this block attends to. Blocks of other tasks write the same ones again.
-  __device__ __forceinline__ void AppendRows() const {
-    const int warp = Thread() / 32, lane = Thread() % 32;
-    const KvLayer& kv = this->args_.kv;
-#pragma unroll 1
-    for (int r = 0; r < n_rows_; ++r) {
-      const int slot = __shfl_sync(~0u, first_rows_.slot, r);
-      const int position = __shfl_sync(~0u, first_rows_.position, r);
-      // The last warps have the fewest queries.
-      const bool takes = kWorkers - 1 - r % kWorkers == warp && slot == this->slot_ &&
-                         position < this->n_keys_ && position / kBlockKeys % kCluster == this->rank_;
-      if (!takes) continue;
-      const int64_t from = (static_cast<int64_t>(r) * kv.n_kv_heads + this->kv_head_) * D;
-      const int64_t to = kv.offset(slot, this->kv_head_, position);
-      const float *k = attend_.k.template at<float>(turn_) + from,
-                  *v = attend_.v.template at<float>(turn_) + from;
-      Head<D> key, value;
-      value.Look(v);
-      key.Look(k);
-      const Rotation<D> rotation(attend_.k_norm, attend_.norm_eps,
-                                 attend_.cos_sin + static_cast<int64_t>(r) * D);
-      value.Await(v);
-      Append(kv.v, to, lane, value);
-      key.Await(k);
-      rotation.Turn(key);
-      Append(kv.k, to, lane, key);
-    }
-  }
-  __device__ __forceinline__ static void Append(void* cache, int64_t to, int lane, const Head<D>& head) {
-    auto* at = static_cast<uint16_t*>(cache) + to;
+  __device__ __forceinline__ static void Append(void* cache, int64_t to, char* fresh, const Head<D>& head) {
+    const int lane = Thread() % 32;
+    uint16_t *at = static_cast<uint16_t*>(cache) + to, *here = reinterpret_cast<uint16_t*>(fresh);
 #pragma unroll
     for (int j = 0; j < D / 64; ++j) {
-      at[lane + 32 * j] = static_cast<uint16_t>(RoundPair(head.low[j], 0));
-      at[D / 2 + lane + 32 * j] = static_cast<uint16_t>(RoundPair(head.high[j], 0));
+      const int low = lane + 32 * j, high = D / 2 + lane + 32 * j;
+      at[low] = here[low] = static_cast<uint16_t>(RoundPair(head.low[j], 0));
+      at[high] = here[high] = static_cast<uint16_t>(RoundPair(head.high[j], 0));
     }
   }
 
@@ -317,57 +298,109 @@ class StreamAttention : packed_attention::Packed<D, 1> {
   }
 
   const Attend& attend_;
-  const int turn_, n_rows_;
-  const packed_attention::FirstRows first_rows_;
-  const int32_t first_page_;  // of this warp's first keys; -1: not known
+  const Share& share_;
+  const int turn_;
 };
 
-// What a block does first in every layer's attention, looked up once.
-struct FirstShare {
-  packed_attention::Task task = {0, 0};
-  int32_t page = -1;  // of this warp's first keys
-};
+// Blocks that share a task take their turns at the same time.
 __device__ __forceinline__ int ShareBlocks() {
   return static_cast<int>(gridDim.x) / packed_attention::kCluster * packed_attention::kCluster;
 }
-__device__ __forceinline__ packed_attention::Task TaskOf(const AttentionArgs& args, int item) {
-  const int n_kv_heads = args.kv.n_kv_heads;
-  return packed_attention::FindTask(Common().params.rows, RowsOfForward(),
-                                    packed_attention::kQueries / (args.n_heads / n_kv_heads),
-                                    item / packed_attention::kCluster / n_kv_heads);
-}
-__device__ __forceinline__ FirstShare FindFirstShare() {
-  const AttentionArgs& args = Common().params.attention;
-  const int block = static_cast<int>(blockIdx.x);
-  FirstShare first;
-  if (block >= ShareBlocks() || Common().n_rows == 0) return first;
-  first.task = TaskOf(args, block);
-  if (first.task.n_rows == 0) return first;
-  const int key = block % packed_attention::kCluster * packed_attention::kBlockKeys +
-                  Thread() / 32 * packed_attention::kWarpKeys;
-  if (key <= Common().position[first.task.row + first.task.n_rows - 1]) {
-    first.page =
-        __ldg(args.kv.page_table + static_cast<int64_t>(Common().slot[first.task.row]) * args.kv.max_pages +
-              key / args.kv.page_size);
+// This warp's share of the item-th of all tasks' ranks.
+__device__ __forceinline__ void MakeShare(int item) {
+  constexpr int kCluster = packed_attention::kCluster;
+  const Fixed& common = Common();
+  const AttentionArgs& args = common.params.attention;
+  const KvLayer& kv = args.kv;
+  const int lane = Thread() % 32, warp = Thread() / 32, n_rows = common.n_rows, group = common.params.group;
+  const packed_attention::FirstRows rows = {n_rows, lane < kMaxRows ? common.slot[lane] : -1,
+                                            lane < kMaxRows ? common.position[lane] : 0};
+  const packed_attention::Task task = packed_attention::FindTask(
+      common.params.rows, rows, packed_attention::kQueries / group, item / kCluster / kv.n_kv_heads);
+  Share& share = Common().share[warp];
+  __syncwarp();
+  if (lane == 0) {
+    const int d = kv.head_dim;
+    share.item = item;
+    share.n_queries = task.n_rows * group;
+    share.row = task.row;
+    share.kv_head = item / kCluster % kv.n_kv_heads;
+    share.rank = item % kCluster;
+    share.slot = common.slot[task.row];
+    share.first_position = common.position[task.row];
+    share.n_keys = task.n_rows == 0 ? 0 : common.position[task.row + task.n_rows - 1] + 1;
+    share.first_new = share.first_position;
+    for (int row = 0; row < n_rows; ++row) {
+      if (common.slot[row] == share.slot) share.first_new = min(share.first_new, common.position[row]);
+    }
+    const int first = share.rank * packed_attention::kBlockKeys + warp * packed_attention::kWarpKeys;
+    share.keys_at = first < share.n_keys ? kv.offset(share.slot, share.kv_head, first) * 2 : 0;
+    for (int i = 0; i < 2; ++i) {
+      const int query = warp + i * kWorkers, row = task.row + query / group;
+      share.query_at[i] = (row * args.n_heads + share.kv_head * group + query % group) * d;
+      share.query_cos_sin[i] = row * d;
+    }
+    const int row = kWorkers - 1 - warp;  // the last warps have the fewest queries
+    const int position = common.position[row];
+    share.new_from = (row * kv.n_kv_heads + share.kv_head) * d;
+    share.new_cos_sin = row * d;
+    const bool appends = row < n_rows && common.slot[row] == share.slot && position < share.n_keys &&
+                         position / packed_attention::kBlockKeys % kCluster == share.rank;
+    share.fresh_row = appends ? position - share.first_new : -1;
+    share.new_at = appends ? kv.offset(share.slot, share.kv_head, position) : 0;
   }
-  return first;
+  __syncwarp();
+}
+__device__ __forceinline__ void MakeFirstShare() {
+  const int query = Thread(), group = Common().params.group;
+  if (query < packed_attention::kQueries) Common().query_row[query] = static_cast<uint8_t>(query / group);
+  if (Thread() == 0) {
+    int n_tasks = 0;
+    for (int row = 0, first = 0; row < Common().n_rows; ++row) {
+      if (row > 0 && Common().slot[row] != Common().slot[row - 1]) first = row;
+      n_tasks += (row - first) % (packed_attention::kQueries / group) == 0;
+    }
+    Common().n_tasks = n_tasks;
+  }
+  Share& share = Common().share[Thread() / 32];
+  const int block = static_cast<int>(blockIdx.x);
+  if (Common().n_rows > 0 && block < ShareBlocks()) {
+    MakeShare(block);
+  } else if (Thread() % 32 == 0) {
+    share.item = block;
+    share.n_queries = 0;
+  }
+}
+
+// What this warp will attend to into the second-level cache, a line a lane, while the product before attention runs.
+__device__ __forceinline__ void FetchKeys(const Attend& attend) {
+  constexpr int kLine = 128, kTurn = packed_attention::kCluster * packed_attention::kBlockKeys;
+  const KvLayer& kv = attend.attention.kv;
+  const Share& share = Common().share[Thread() / 32];
+  const int line = Thread() % 32 * kLine;
+  if (share.n_queries == 0 || line >= packed_attention::kWarpKeys * kv.head_dim * 2) return;
+  int key = share.rank * packed_attention::kBlockKeys + Thread() / 32 * packed_attention::kWarpKeys;
+  int64_t at = share.keys_at;
+#pragma unroll 1
+  while (key < share.n_keys) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(kv.k) + at + line));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(kv.v) + at + line));
+    key += kTurn;
+    if (key < share.n_keys) at = kv.offset(share.slot, share.kv_head, key) * 2;
+  }
 }
 
 template <int D>
-__device__ __forceinline__ void RunAttention(const Attend& attend, FirstShare first) {
+__device__ __forceinline__ void RunAttention(const Attend& attend) {
   constexpr int kCluster = packed_attention::kCluster;
-  const int n_kv_heads = attend.attention.kv.n_kv_heads, block = static_cast<int>(blockIdx.x);
-  // Blocks that share a task take their turns at the same time.
-  const int n_blocks = ShareBlocks();
-  packed_attention::Task task = first.task;
-  for (int item = block; task.n_rows != 0; item += n_blocks) {
-    const int share = item / kCluster;
-    StreamAttention<D>(attend, share % n_kv_heads, item % kCluster, item == block ? first.page : -1)
-        .Run(task);
+  const Share& share = Common().share[Thread() / 32];
+  const int block = static_cast<int>(blockIdx.x), n_blocks = ShareBlocks();
+  const int n_items = Common().n_tasks * attend.attention.kv.n_kv_heads * kCluster;
+#pragma unroll 1
+  for (int item = block; item < n_items && block < n_blocks; item += n_blocks) {
+    if (share.item != item) MakeShare(item);
+    StreamAttention<D>(attend, share).Run();
     Meet();
-    // Of every row there is at most one task.
-    if ((item + n_blocks) / kCluster >= Common().n_rows * n_kv_heads) break;
-    task = TaskOf(attend.attention, item + n_blocks);
   }
 }
 

@@ -95,8 +95,8 @@ class Scales {
 };
 
 // An input in bf16: columns of all rows, copied to shared memory in pieces of 8 and looked at there: a thread has piece
-// after piece at a distance of kPieceCols columns. Short loops, for the instruction cache is small, and no registers, so that
-// something else can be done between Ask and Await.
+// after piece at a distance of kPieceCols columns, rows in twos. Short loops, for the instruction cache is small, and few
+// registers, so that something else can be done between Ask and Await.
 class Pieces {
  public:
   __device__ __forceinline__ Pieces(const Product& product, int n_rows)
@@ -108,59 +108,61 @@ class Pieces {
 
   // Columns first .. of n_cols, to be put at `to`.
   __device__ __forceinline__ void Begin(int first, int n_cols, char* to) {
-    first_ = first;
+    from_ = in_ + first;
     n_cols_ = n_cols;
-    to_ = to + ((col_ / 32) * n_rows_) * 64 + (col_ % 32) * 2;
+    to_ = SharedAddress(to) + ((col_ / 32) * n_rows_) * 64 + (col_ % 32) * 2;
   }
   // Waits for this thread's last piece: the others come earlier, as a rule, and many threads that look at much would keep
   // memory from those they wait for.
   __device__ __forceinline__ void AwaitLast() const {
     if (col_ >= n_cols_) return;
-    const uint16_t* last = From(n_rows_ - 1) + (n_cols_ - 1 - col_) / kPieceCols * kPieceCols;
+    const uint16_t* last = from_ + RowBegin(n_rows_ - 1) + (n_cols_ - 1 - col_) / kPieceCols * kPieceCols;
     Patience patience;
     while (!AllThere16(LoadRelaxed16(last))) patience.Spend();
   }
-  __device__ __forceinline__ void Ask() const {
+  // For columns begin .. end of these; begin: a multiple of kPieceCols.
+  __device__ __forceinline__ void Ask(int begin, int end) const {
+    end = min(end, n_cols_);
 #pragma unroll 1
-    for (int row = 0; row < n_rows_; ++row) {
-      const uint16_t* from = From(row);
-      uint32_t to = SharedAddress(to_) + row * 64;
+    for (int row = 0; row < n_rows_; row += 2) {
+      const bool two = row + 1 < n_rows_;
+      const uint16_t *from = from_ + RowBegin(row), *second = from_ + RowBegin(two ? row + 1 : row);
+      uint32_t to = to_ + row * 64 + begin / kPieceCols * piece_bytes();
 #pragma unroll 1
-      for (int col = col_; col < n_cols_; col += kPieceCols) {
-        Copy(to, from);
-        from += kPieceCols;
-        to += kPieceCols / 32 * 64 * n_rows_;
+      for (int col = begin; col < end - col_; col += kPieceCols, to += piece_bytes()) {
+        Copy(to, from + col);
+        if (two) Copy(to + 64, second + col);
       }
     }
   }
   __device__ __forceinline__ void Await() const {
     Patience patience;
-    while (true) {
+    bool all;
+    do {
       asm volatile("cp.async.wait_all;" ::: "memory");
-      bool all = true;
+      all = true;
 #pragma unroll 1
-      for (int row = 0; row < n_rows_; ++row) {
-        const uint16_t* from = From(row);
-        char* to = to_ + row * 64;
+      for (int row = 0; row < n_rows_; row += 2) {
+        const int next = row + 1 < n_rows_ ? 1 : 0;
+        uint32_t to = to_ + row * 64;
 #pragma unroll 1
-        for (int col = col_; col < n_cols_; col += kPieceCols) {
-          if (!AllThere16(LoadShared16(SharedAddress(to)))) {
-            Copy(SharedAddress(to), from);
-            all = false;
-          }
-          from += kPieceCols;
-          to += kPieceCols / 32 * 64 * n_rows_;
+        for (int col = 0; col < n_cols_ - col_; col += kPieceCols, to += piece_bytes()) {
+          const uint4 piece = LoadShared16(to), second = LoadShared16(to + next * 64);
+          if (AllThere16(piece) && AllThere16(second)) continue;
+          Copy(to, from_ + RowBegin(row) + col);
+          Copy(to + next * 64, from_ + RowBegin(row + next) + col);
+          all = false;
         }
       }
-      if (all) return;
       patience.Spend();
-    }
+    } while (!all);
   }
 
  private:
-  __device__ __forceinline__ const uint16_t* From(int row) const {
-    return in_ + (src_ != nullptr ? __ldcg(src_ + row) : row) * stride_ + first_;
+  __device__ __forceinline__ int RowBegin(int row) const {
+    return (src_ != nullptr ? __ldcg(src_ + row) : row) * stride_;
   }
+  __device__ __forceinline__ int piece_bytes() const { return kPieceCols / 32 * 64 * n_rows_; }
   static __device__ __forceinline__ void Copy(uint32_t to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
   }
@@ -170,8 +172,9 @@ class Pieces {
   const int stride_;
   const int32_t* const src_;
   const int n_rows_;
-  int first_ = 0, n_cols_ = 0;
-  char* to_ = nullptr;
+  const uint16_t* from_ = nullptr;
+  int n_cols_ = 0;
+  uint32_t to_ = 0;
 };
 
 #endif  // TANDEM_SM90

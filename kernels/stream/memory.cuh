@@ -12,25 +12,43 @@ namespace tandem::stream {
 
 constexpr int kWorkers = strands::kStrands;
 constexpr int kWorkerThreads = kWorkers * 32;
-constexpr int kCopiers =
-    4;  // warps: each copies a quarter of a tile's rows, for a copy is some 80 cycles of a warp's time
-constexpr int kThreads = kWorkerThreads + kCopiers * 32;
+constexpr int kThreads = kWorkerThreads + 4 * 32;  // registers can be given by 4 warps at a time
+constexpr int kWorkerRegisters = 240, kCopierRegisters = 24;
 constexpr int kTileRows = strands::kTileRows;
 constexpr int kTileCols = strands::kTileCols;
-// Two neighbouring rows of a tile lie in different halves of the banks.
-constexpr int kRowPitch = kTileCols * 2 + 64;
-constexpr int kTileBytes = kTileRows * kRowPitch;
+// A tile is two copies of 8 rows: [half][64 columns][row][128 bytes], the 16 bytes of a row's number c at c xor the row, so
+// that rows lie in different banks.
+constexpr int kHalfBytes = 8 * kTileCols * 2;
+constexpr int kTileBytes = 2 * kHalfBytes;
+constexpr int kTileAlignment = 1024;
 constexpr int kPieceCols = kWorkerThreads * 8;  // of an input: a thread has 8 columns of every so many
 constexpr int kSumPitch = 20;                   // floats: of 16 outputs of a row
+
+// What a warp does of a task of attention, the same in every layer: places are in values, but for keys_at.
+struct alignas(16) Share {
+  int64_t keys_at;  // of its first keys in a cache, in bytes
+  int64_t new_at;   // where the key and the value that it appends go
+  int32_t query_at[2], query_cos_sin[2];
+  int32_t new_from, new_cos_sin;  // of the key and the value that it appends
+  int32_t fresh_row;              // likewise, counted from first_new; -1: it appends none
+  int32_t item;                   // of the layer's tasks and their ranks
+  int32_t n_queries;              // 0: there is no such task
+  int32_t row;                    // the task's first
+  int32_t slot, first_position, n_keys;
+  int32_t first_new;  // keys from this position on are this forward's
+  int32_t kv_head, rank;
+};
+static_assert(sizeof(Share) % 16 == 0);
 
 // Shared memory begins with what does not depend on the program; then `work_bytes` for inputs, then the ring.
 struct Fixed {
   Params params;
   StreamStep step[2];                            // this one and the next
-  Tiles tiles[kCopiers][2];                      // the copiers'
+  Tiles tiles[2];                                // the copier's, likewise
   uint64_t full[kMaxStages], empty[kMaxStages];  // barriers: a tile is there; is used
   uint4 zeros[4];                                // a chunk of an input row that is not there
   float scale[kMaxRows];                         // of a product's rows
+  int32_t out_row[kMaxRows];                     // where a product's rows go
   float sums[2][kWorkers][kMaxRows][kSumPitch];
   float residual[kMaxResidual][kMaxRows]
                 [kTileRows];  // of the outputs of this block in products that add to the input
@@ -38,6 +56,9 @@ struct Fixed {
   int32_t turn;               // which half of the buffers
   int32_t n_rows, n_logits;
   int32_t slot[kMaxRows], position[kMaxRows];
+  int32_t n_tasks;                                // of attention, for a kv head
+  Share share[kWorkers];                          // a worker's
+  uint8_t query_row[packed_attention::kQueries];  // of a task's query: its row, counted from the task's first
 };
 constexpr int kFixedBytes = (static_cast<int>(sizeof(Fixed)) + 127) / 128 * 128;
 
@@ -46,7 +67,7 @@ constexpr int kFixedBytes = (static_cast<int>(sizeof(Fixed)) + 127) / 128 * 128;
 constexpr uint32_t kAbsent = 0xffffffffu;
 
 __device__ __forceinline__ char* Memory() {
-  extern __shared__ __align__(128) char stream_memory[];
+  extern __shared__ __align__(1024) char stream_memory[];
   return stream_memory;
 }
 __device__ __forceinline__ Fixed& Common() { return *reinterpret_cast<Fixed*>(Memory()); }
@@ -63,11 +84,16 @@ __device__ __forceinline__ void Mark(int what) {
       clock64();
 }
 
-// Some seconds of looking: something is wrong, and a run that fails is better than one that hangs.
+// Something is wrong, and a run that fails is better than one that hangs. Not a trap: with one in it the assembler gives
+// workers no more registers than a kernel without setmaxnreg has.
+__device__ __forceinline__ void Fail() {
+  asm volatile("st.global.u32 [%0], %1;" ::"l"(uint64_t{0}), "r"(0) : "memory");
+}
+// Some seconds of looking.
 class Patience {
  public:
   __device__ __forceinline__ void Spend() {
-    if (++n_ > (1u << 24)) __trap();
+    if (++n_ > (1u << 24)) Fail();
   }
 
  private:
@@ -124,9 +150,9 @@ __device__ __forceinline__ float4 Float4(const uint4& bits) {
 __device__ __forceinline__ bool AllThere(const float4& v) {
   return IsThere(v.x) && IsThere(v.y) && IsThere(v.z) && IsThere(v.w);
 }
+// Of bf16 values, which are written in pairs.
 __device__ __forceinline__ bool AllThere16(const uint4& v) {
-  return (__vcmpeq2(v.x, kAbsent) | __vcmpeq2(v.y, kAbsent) | __vcmpeq2(v.z, kAbsent) |
-          __vcmpeq2(v.w, kAbsent)) == 0;
+  return max(max(v.x, v.y), max(v.z, v.w)) != kAbsent;
 }
 __device__ __forceinline__ float2 LoadRelaxed8(const void* p) {
   float2 v;
@@ -136,9 +162,11 @@ __device__ __forceinline__ float2 LoadRelaxed8(const void* p) {
 __device__ __forceinline__ uint32_t Present(float v) {
   return __float_as_uint(v) == kAbsent ? 0x7fffffffu : __float_as_uint(v);
 }
-__device__ __forceinline__ void StoreBf16(uint16_t* p, float v) {
-  const auto bits = static_cast<uint16_t>(RoundPair(v, 0));
-  asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(p), "h"(bits) : "memory");
+// As bf16, with the next lane's value behind it: for two lanes, of which the first is an even one and stores.
+__device__ __forceinline__ void StorePair(uint16_t* p, float v) {
+  const float next = __shfl_xor_sync(3u << (Thread() & 30), v, 1);
+  if (Thread() % 2 == 0)
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(RoundPair(v, next)) : "memory");
 }
 __device__ __forceinline__ void StoreRelaxed(float* p, float v) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(Present(v)) : "memory");
@@ -152,7 +180,7 @@ struct Round {
   // Those of a residual begin at block 0 always, so that an output has one block.
   __device__ __forceinline__ int Next(const Tiles& tiles) {
     const int n_groups = tiles.n_groups, n_blocks = static_cast<int>(gridDim.x);
-    if (tiles.residual) before = 0;
+    if (tiles.residual) return static_cast<int>(blockIdx.x);
     int first = static_cast<int>(blockIdx.x) - before;
     if (first < 0) first += n_blocks;
     before = (before + n_groups) % n_blocks;

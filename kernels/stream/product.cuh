@@ -2,6 +2,8 @@
 #ifndef TANDEM_KERNELS_STREAM_PRODUCT_CUH_
 #define TANDEM_KERNELS_STREAM_PRODUCT_CUH_
 
+#include <algorithm>
+
 #include "kernels/stream/input.cuh"
 
 namespace tandem::stream {
@@ -25,109 +27,101 @@ class Multiplier {
         warp_(Thread() / 32),
         lane_(Thread() % 32),
         has_row_(lane_ / 4 < n_rows),
-        tile_(Ring() + (lane_ / 4) * kRowPitch + warp_ * 128 + lane_ % 4 * 16),
+        first_((RowOf(lane_) * 8 + (lane_ % 4 ^ RowOf(lane_))) * 16),
+        tile_(Ring() + warp_ * kTileRows / 2 * kMapCols * 2),
         in_offset_((warp_ * 2 * n_rows + lane_ / 4) * 64 + lane_ % 4 * 16),
         full_(SharedAddress(Common().full)),
         empty_(SharedAddress(Common().empty)) {}
 
+  // The output of a half of a tile that lane 4 g + t multiplies: neighbours read different banks.
+  static __device__ __forceinline__ int RowOf(int lane) { return lane / 4 % 2 * 4 + lane / 8; }
+
+  // This warp's columns of a tile: two chunks of two rows.
+  struct Part {
+    uint4 low[2], high[2];
+  };
+  // Of the next tile in the ring, which is free then.
+  __device__ __forceinline__ Part Take(Progress& progress) const {
+    WaitFor(full_ + 8 * progress.stage, progress.parity);
+    const char* tile = tile_ + progress.stage * kTileBytes;
+    Part part;
+#pragma unroll
+    for (int u = 0; u < 2; ++u) {
+      const char* at = tile + (first_ ^ u * 64);
+      part.low[u] = At(at);
+      part.high[u] = At(at + kHalfBytes);
+    }
+    __syncwarp();
+    if (lane_ == 0) Arrive(empty_ + 8 * progress.stage);
+    if (++progress.stage == n_stages_) progress.stage = 0, progress.parity ^= 1;
+    return part;
+  }
+  // `input`: of the tile's first column, which is column k.
+  __device__ __forceinline__ void Add(const Part& part, int k, const char* input, float (&sum)[4]) const {
+    if (k + warp_ * kMapCols >= in_dim_) return;
+    // Lanes that have no row bring zeros.
+    const char* in = has_row_ ? input + in_offset_ : reinterpret_cast<const char*>(Common().zeros);
+    const uint4 x = At(in), y = At(in + (has_row_ ? chunk_bytes_ : 0));
+    strands::AddChunk(sum, part.low[0], part.high[0], x);
+    strands::AddChunk(sum, part.low[1], part.high[1], y);
+  }
   // Tiles of columns begin .. end; `input` holds them from column `begin` on.
   __device__ __forceinline__ void AddTiles(int begin, int end, const char* input, Progress& progress,
                                            float (&sum)[4]) const {
-    // Lanes that have no row bring zeros.
-    const char* in = has_row_ ? input + in_offset_ : reinterpret_cast<const char*>(Common().zeros);
-    const int next_chunk = has_row_ ? chunk_bytes_ : 0;
-    int k = begin;
 #pragma unroll 1
-    for (; k + kTileCols <= end; k += kTileCols, in += 16 * next_chunk) {
-      const char* tile = tile_ + progress.stage * kTileBytes;
-      WaitFor(full_ + 8 * progress.stage, progress.parity);
-      const uint4 low = At(tile), high = At(tile + 8 * kRowPitch), x = At(in);
-      const uint4 next_low = At(tile + 64), next_high = At(tile + 8 * kRowPitch + 64),
-                  y = At(in + next_chunk);
-      strands::AddChunk(sum, low, high, x);
-      strands::AddChunk(sum, next_low, next_high, y);
-      Release(progress);
+    for (int k = begin; k < end; k += kTileCols, input += tile_input_bytes()) {
+      const Part part = Take(progress);
+      Add(part, k, input, sum);
     }
-    if (k >= end) return;
-    WaitFor(full_ + 8 * progress.stage, progress.parity);
-#pragma unroll 1
-    for (int u = 0; u < 2; ++u) {
-      if (k + warp_ * 64 + u * 32 >= in_dim_) break;
-      const char* tile = tile_ + progress.stage * kTileBytes + u * 64;
-      strands::AddChunk(sum, At(tile), At(tile + 8 * kRowPitch), At(in + u * next_chunk));
-    }
-    Release(progress);
+  }
+  __device__ __forceinline__ int tile_input_bytes() const {
+    return kTileCols / strands::kChunk * chunk_bytes_;
   }
 
  private:
   static __device__ __forceinline__ uint4 At(const char* p) { return *reinterpret_cast<const uint4*>(p); }
-  __device__ __forceinline__ void Release(Progress& progress) const {
-    __syncwarp();
-    if (lane_ == 0) Arrive(empty_ + 8 * progress.stage);
-    if (++progress.stage == n_stages_) progress.stage = 0, progress.parity ^= 1;
-  }
 
   const int n_stages_, in_dim_, chunk_bytes_, warp_, lane_;
   const bool has_row_;
+  const int first_;  // of this lane's 16 bytes of the first chunk
   const char* const tile_;
   const int in_offset_;
   const uint32_t full_, empty_;
 };
 
-// Ends the outputs of groups, in rising order: thread i output i % 16 of row i / 16; gated, i % 8 of row i / 8.
+// Ends the outputs of groups, in rising order: 16 threads a row, gated 8. Groups take turns in whose threads: those are late
+// for the next one.
 class Finisher {
  public:
   // `first`: the first of them.
   __device__ __forceinline__ Finisher(const Product& product, int first, int n_rows)
       : product_(product),
-        thread_(Thread()),
         n_rows_(n_rows),
         output_(product.output),
         shift_(output_ == Output::kGated ? 3 : 4),
-        row_(thread_ >> shift_),
-        place_(thread_ & ((1 << shift_) - 1)) {
+        place_(Thread() & ((1 << shift_) - 1)) {
     Enter(0);
-    if (gain_ == nullptr || row_ >= n_rows) return;
-    for (int group = first; group < product.tiles.n_groups; group += static_cast<int>(gridDim.x)) {
-      asm volatile("prefetch.global.L1 [%0];" ::"l"(gain_ + group * kTileRows + place_));
+    const int thread = Thread();
+    if (thread < n_rows) {
+      Common().out_row[thread] = product.dst != nullptr ? __ldcg(product.dst + thread) : thread;
     }
+    const float* gain = product.segment[0].gain;
+    const int group = first + thread * static_cast<int>(gridDim.x);
+    if (gain != nullptr && group < product.tiles.n_groups)
+      asm volatile("prefetch.global.L1 [%0];" ::"l"(gain + group * kTileRows));
   }
 
   __device__ __forceinline__ void Finish(int group, const float (&sum)[4], Progress& progress) {
-    float* sums = Common().sums[progress.n_groups++ & 1][0][0];
-    const int lane = thread_ % 32, g = lane / 4, t = lane % 4;
-    float* mine = sums + (thread_ / 32 * kMaxRows + 2 * t) * kSumPitch + g;
+    float* sums = Common().sums[progress.n_groups & 1][0][0];
+    const int lane = Thread() % 32, t = lane % 4;
+    float* mine = sums + (Thread() / 32 * kMaxRows + 2 * t) * kSumPitch + Multiplier::RowOf(lane);
     if (2 * t < n_rows_) mine[0] = sum[0], mine[8] = sum[2];
     if (2 * t + 1 < n_rows_) mine[kSumPitch] = sum[1], mine[kSumPitch + 8] = sum[3];
-    Meet();
-    if (row_ >= n_rows_) return;
+    const int thread = (Thread() - 32 * static_cast<int>(progress.n_groups++)) & (kWorkerThreads - 1);
     while (group >= end_) Enter(segment_ + 1);
-    const int output = ((group - begin_) << shift_) + place_;
-    if (output >= n_outputs_) return;
-    const float value = Total(sums, 0, bias_, output);
-    float* out = out_ + output;
-    switch (output_) {
-      case Output::kF32:
-        StoreRelaxed(out, value);
-        break;
-      case Output::kResidual: {
-        float& old = Common().residual[group / static_cast<int>(gridDim.x)][row_][place_];
-        old = (old_ != nullptr ? __ldcg(old_ + output) : old) + value;
-        if (gain_ == nullptr) break;  // nobody reads it
-        StoreBf16(reinterpret_cast<uint16_t*>(out_) + output, old * gain_[output]);
-        const float sum = strands::GroupSum(0xffffu << (thread_ & 16), old * old);
-        if (place_ == 0) StoreRelaxed(squares_ + group, sum);
-        break;
-      }
-      case Output::kGated: {
-        const float up = Total(sums, 8, up_bias_, output);
-        StoreBf16(reinterpret_cast<uint16_t*>(out_) + output, value / (1.f + expf(-value)) * up);
-        break;
-      }
-      case Output::kLogits:
-        *out = value;
-        break;
-    }
+    Meet();
+    const int row = thread >> shift_, output = ((group - begin_) << shift_) + place_;
+    if (row < n_rows_ && output < n_outputs_) End(sums, group, row, output);
   }
 
  private:
@@ -138,37 +132,52 @@ class Finisher {
     begin_ = tiles.first_group[segment];
     end_ = last ? 1 << 30 : tiles.first_group[segment + 1];
     n_outputs_ = tiles.n_outputs[segment];
-    if (row_ >= n_rows_) return;
-    const Segment& to = product_.segment[segment];
-    const int turn = Common().turn;
-    const int64_t row = product_.dst != nullptr ? __ldcg(product_.dst + row_) : row_;
-    bias_ = to.bias;
-    gain_ = to.gain;
-    squares_ = output_ == Output::kResidual
-                   ? to.squares.at<float>(turn) + row_ * (n_outputs_ / strands::kSquares)
-                   : nullptr;
-    up_bias_ = output_ == Output::kGated ? product_.segment[1].bias : nullptr;
-    old_ = to.old.data != nullptr ? to.old.at<float>(turn) + row_ * to.out_stride : nullptr;
-    const bool bf16 = output_ == Output::kGated || output_ == Output::kResidual;
-    out_ = bf16 ? reinterpret_cast<float*>(to.out.at<uint16_t>(turn) + row * to.out_stride)
-                : to.out.at<float>(turn) + row * to.out_stride;
   }
-  __device__ __forceinline__ float Total(const float* sums, int from, const float* bias, int output) const {
-    const float* at = sums + row_ * kSumPitch + place_ + from;
+  __device__ __forceinline__ void End(const float* sums, int group, int row, int output) const {
+    const Segment& to = product_.segment[segment_];
+    const int turn = Common().turn;
+    const int64_t at = Common().out_row[row] * to.out_stride + output;
+    const float value = Total(sums, row, 0, to.bias, output);
+    switch (output_) {
+      case Output::kF32:
+        StoreRelaxed(to.out.at<float>(turn) + at, value);
+        break;
+      case Output::kResidual: {
+        float& old = Common().residual[group / static_cast<int>(gridDim.x)][row][place_];
+        const bool first = to.old.data != nullptr;
+        old = (first ? __ldcg(to.old.at<float>(turn) + row * to.out_stride + output) : old) + value;
+        if (to.gain == nullptr) break;  // nobody reads it
+        StorePair(to.out.at<uint16_t>(turn) + at, old * to.gain[output]);
+        const float sum = strands::GroupSum(0xffffu << (Thread() & 16), old * old);
+        if (place_ == 0)
+          StoreRelaxed(to.squares.at<float>(turn) + row * (n_outputs_ / strands::kSquares) + group, sum);
+        break;
+      }
+      case Output::kGated: {
+        const float up = Total(sums, row, 8, product_.segment[1].bias, output);
+        StorePair(to.out.at<uint16_t>(turn) + at, value / (1.f + expf(-value)) * up);
+        break;
+      }
+      case Output::kLogits:
+        to.out.at<float>(turn)[at] = value;
+        break;
+    }
+  }
+  __device__ __forceinline__ float Total(const float* sums, int row, int from, const float* bias,
+                                         int output) const {
+    const float* at = sums + row * kSumPitch + place_ + from;
     float total = 0;
 #pragma unroll
     for (int s = 0; s < kWorkers; ++s) total += at[s * kMaxRows * kSumPitch];
-    if (product_.scaled) total *= Common().scale[row_];
+    if (product_.scaled) total *= Common().scale[row];
     return bias != nullptr ? total + bias[output] : total;
   }
 
   const Product& product_;
-  const int thread_, n_rows_;
+  const int n_rows_;
   const Output output_;
-  const int shift_, row_, place_;
+  const int shift_, place_;
   int segment_ = 0, begin_ = 0, end_ = 0, n_outputs_ = 0;
-  const float *bias_ = nullptr, *up_bias_ = nullptr, *old_ = nullptr, *gain_ = nullptr;
-  float *out_ = nullptr, *squares_ = nullptr;  // out_: of bf16 values too
 };
 
 // The input by slabs, two of which fit: the next one is asked for while one is multiplied. At most two groups a block.
@@ -185,7 +194,7 @@ __device__ __forceinline__ void MultiplySlabs(const Product& product, const Mult
   for (int col = -slab_cols, half = 1; col < in_dim; col += slab_cols, half ^= 1) {
     const int next = col + slab_cols;
     pieces.Begin(next, max(0, min(slab_cols, in_dim - next)), Work() + (half ^ 1) * half_bytes);
-    pieces.Ask();
+    pieces.Ask(0, slab_cols);
     const char* work = Work() + half * half_bytes;
     const int end = min(next, in_dim);
 #pragma unroll 1
@@ -205,42 +214,74 @@ __device__ __forceinline__ void MultiplySlabs(const Product& product, const Mult
   if (two) finisher.Finish(second, second_sum, progress);
 }
 
-__device__ __forceinline__ void RunProduct(const Product& product, Round& round, Progress& progress) {
-  const int n_rows = product.tiles.count == 0 ? Common().n_rows : Common().n_logits;
-  if (n_rows == 0) return;
-  const int first = round.Next(product.tiles), n_groups = product.tiles.n_groups,
-            in_dim = product.tiles.in_dim;
-  if (first >= n_groups) return;
-  // What does not need the input comes before it.
-  const Multiplier multiplier(product, n_rows);
-  Finisher finisher(product, first, n_rows);
-  if (product.tiles.slab_tiles * kTileCols < in_dim) {
-    MultiplySlabs(product, multiplier, finisher, first, n_rows, progress);
-    return;
-  }
+// The input as a whole. While it is on its way, registers hold what would fill up the ring: tiles of the first group.
+template <int kHeld>
+__device__ __forceinline__ void MultiplyWhole(const Product& product, const Multiplier& multiplier,
+                                              Finisher& finisher, int first, int n_rows, Progress& progress) {
+  const int in_dim = product.tiles.in_dim;
+  Multiplier::Part held[std::max(kHeld, 1)];
+  const auto hold = [&] {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) held[i] = multiplier.Take(progress);
+  };
   if (product.input == Input::kBf16) {
     Pieces pieces(product, n_rows);
     Scales scales(product, n_rows);
     pieces.Begin(0, in_dim, Work());
-    if (in_dim * n_rows > 2 * kPieceCols) pieces.AwaitLast();
-    pieces.Ask();
     scales.Ask();
+    const bool much = in_dim * n_rows > 2 * kPieceCols;
+    // Of much the first columns: they come from groups that blocks ended first.
+    pieces.Ask(0, much ? kPieceCols : in_dim);
+    hold();
+    if (much) {
+      pieces.AwaitLast();
+      pieces.Ask(kPieceCols, in_dim);
+    }
     pieces.Await();
     Meet();
     Mark(1);
     scales.Take();  // wanted at the end of a group
   } else {
+    hold();
     LoadFirst(product, n_rows);
     Meet();
     Mark(1);
   }
+  float sum[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i)
+    multiplier.Add(held[i], i * kTileCols, Work() + i * multiplier.tile_input_bytes(), sum);
+  int begin = kHeld * kTileCols;
 #pragma unroll 1
-  for (int group = first; group < n_groups; group += static_cast<int>(gridDim.x)) {
-    float sum[4] = {0, 0, 0, 0};
-    multiplier.AddTiles(0, in_dim, Work(), progress, sum);
+  for (int group = first; group < product.tiles.n_groups; group += static_cast<int>(gridDim.x)) {
+    multiplier.AddTiles(begin, in_dim, Work() + begin / kTileCols * multiplier.tile_input_bytes(), progress,
+                        sum);
     finisher.Finish(group, sum, progress);
+#pragma unroll
+    for (float& s : sum) s = 0;
+    begin = 0;
   }
   Mark(2);
+}
+
+__device__ __forceinline__ void RunProduct(const Product& product, Round& round, Progress& progress) {
+  const int n_rows = product.tiles.count == 0 ? Common().n_rows : Common().n_logits;
+  if (n_rows == 0) return;
+  const int first = round.Next(product.tiles);
+  if (first >= product.tiles.n_groups) return;
+  // What does not need the input comes before it.
+  const Multiplier multiplier(product, n_rows);
+  Finisher finisher(product, first, n_rows);
+  const int n_tiles = product.tiles.in_dim / kTileCols;
+  if (product.tiles.slab_tiles * kTileCols < product.tiles.in_dim) {
+    MultiplySlabs(product, multiplier, finisher, first, n_rows, progress);
+  } else if (n_tiles >= 8) {
+    MultiplyWhole<8>(product, multiplier, finisher, first, n_rows, progress);
+  } else if (n_tiles >= 4) {
+    MultiplyWhole<4>(product, multiplier, finisher, first, n_rows, progress);
+  } else {
+    MultiplyWhole<0>(product, multiplier, finisher, first, n_rows, progress);
+  }
 }
 
 #endif  // TANDEM_SM90

@@ -1,6 +1,9 @@
 #include "kernels/stream/stream.h"
 
+#include <cuda.h>
+
 #include <algorithm>
+#include <iterator>
 #include <vector>
 
 #include "kernels/stream/stream_kernel.cuh"
@@ -15,7 +18,7 @@ namespace {
 constexpr int kLargestShared = 227 * 1024;
 constexpr int kSmallWork = 32 * 1024;
 constexpr int kInFlightBytes =
-    48 * 1024;  // of a multiprocessor: what hides the latency of memory at its full rate
+    64 * 1024;  // of a multiprocessor: what hides the latency of memory at its full rate
 
 struct WidenArgs {
   View from;
@@ -57,8 +60,8 @@ struct StreamKernel::Impl {
 
 namespace {
 
-// How the block's shared memory is cut: an input of kMaxHidden and less is held whole, a longer one (bf16) only if it is
-// small; else it is taken in slabs.
+// How the block's shared memory is cut: an input of kMaxHidden and less is held whole, a longer one is taken in slabs, so that
+// its first columns can be used while the last ones are computed.
 bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Params& params, int n_blocks,
                int* shared_bytes) {
   const auto attention_bytes = [&](int n_sums) {
@@ -71,7 +74,9 @@ bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Param
       work = std::max(work, step.product.tiles.in_dim * max_rows * 2);
     }
   }
-  params.work_bytes = (work + 255) / 256 * 256;
+  // The ring begins behind it.
+  params.work_bytes =
+      (kFixedBytes + work + kTileAlignment - 1) / kTileAlignment * kTileAlignment - kFixedBytes;
   params.n_sums = packed_attention::kSumSlots * packed_attention::kQueries;
   while (attention_bytes(params.n_sums + 1) <= params.work_bytes) ++params.n_sums;
   for (StreamStep& step : steps) {
@@ -80,16 +85,42 @@ bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Param
     if (tiles.residual && (tiles.n_groups + n_blocks - 1) / n_blocks > kMaxResidual) return false;
     const int n_tiles = (tiles.in_dim + kTileCols - 1) / kTileCols;
     tiles.slab_tiles = n_tiles;
-    if (tiles.in_dim * max_rows * 2 <= params.work_bytes) continue;
-    tiles.slab_tiles = params.work_bytes / 2 / (max_rows * kTileCols * 2);
-    if (tiles.slab_tiles == 0 || (tiles.n_groups + n_blocks - 1) / n_blocks > kMaxHeld) return false;
+    const bool held = (tiles.n_groups + n_blocks - 1) / n_blocks <= kMaxHeld;
+    const bool fits = tiles.in_dim * max_rows * 2 <= params.work_bytes;
+    if (fits && (tiles.in_dim <= kMaxHidden || !held)) continue;
+    tiles.slab_tiles = std::min(params.work_bytes / 2 / (max_rows * kTileCols * 2), (n_tiles + 1) / 2);
+    if (tiles.slab_tiles == 0 || !held) return false;
   }
   const int fixed = params.work_bytes + kFixedBytes;
   params.n_stages = std::min(kMaxStages, (kLargestShared - fixed) / kTileBytes);
   if (params.n_stages < 4) return false;
-  params.in_flight = std::clamp(kInFlightBytes / (kTileRows * kTileCols * 2), 1, params.n_stages - 1);
+  params.in_flight = std::clamp(kInFlightBytes / kTileBytes, 1, params.n_stages - 1);
   *shared_bytes = fixed + params.n_stages * kTileBytes;
   return true;
+}
+
+// How copies find the weights of a segment: 8 rows of kTileCols columns, in parts of kMapCols columns.
+bool MakeMap(const uint16_t* weight, int n_outputs, int in_dim, CUtensorMap* map) {
+  static_assert(sizeof(CUtensorMap) == kMapBytes);
+  using Encode = decltype(&cuTensorMapEncodeTiled);
+  void* encode = nullptr;
+  cudaDriverEntryPointQueryResult found;
+  constexpr int kSince = 12000;
+  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, kSince, cudaEnableDefault,
+                                       &found) != cudaSuccess ||
+      found != cudaDriverEntryPointSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  const cuuint64_t row_bytes = static_cast<cuuint64_t>(in_dim) * 2;
+  const cuuint64_t size[] = {kMapCols, static_cast<cuuint64_t>(n_outputs),
+                             static_cast<cuuint64_t>(in_dim / kMapCols)};
+  const cuuint64_t pitch[] = {row_bytes, kMapCols * 2};
+  const cuuint32_t box[] = {kMapCols, 8, kTileCols / kMapCols}, step[] = {1, 1, 1};
+  return reinterpret_cast<Encode>(encode)(
+             map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, std::size(size), const_cast<uint16_t*>(weight), size,
+             pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 }  // namespace
@@ -135,6 +166,7 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   if (impl->memory.size() != 3) return nullptr;
 
   std::vector<Tiles> tiles;
+  std::vector<CUtensorMap> maps;
   const auto place = [&](Place& p) {
     if (p.half_bytes == 0) return;
     p.data = params.halves + reinterpret_cast<int64_t>(p.data);
@@ -173,15 +205,27 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
                      &step.attend.stats}) {
       place(*p);
     }
-    if (step.kind == Kind::kProduct) tiles.push_back(step.product.tiles);
+    if (step.kind != Kind::kProduct) continue;
+    tiles.push_back(step.product.tiles);
+    for (int s = 0; s < kMaxSegments; ++s) {
+      const uint16_t* weight = step.product.segment[s].weight;
+      if (weight != nullptr &&
+          !MakeMap(weight, tiles.back().n_outputs[s], tiles.back().in_dim, &maps.emplace_back()))
+        return nullptr;
+      if (weight == nullptr) maps.emplace_back(maps.back());  // of no segment
+    }
   }
   auto* device_steps = impl->New<StreamStep>(static_cast<int64_t>(plan.steps.size()), 0);
   auto* device_tiles = impl->New<Tiles>(static_cast<int64_t>(tiles.size()), 0);
-  if (device_steps == nullptr || device_tiles == nullptr) return nullptr;
+  // To 128 bytes, as New allocates.
+  auto* device_maps = impl->New<CUtensorMap>(static_cast<int64_t>(maps.size()), 0);
+  if (device_steps == nullptr || device_tiles == nullptr || device_maps == nullptr) return nullptr;
   TANDEM_CUDA_CHECK(cudaMemcpy(device_steps, plan.steps.data(), plan.steps.size() * sizeof(StreamStep),
                                cudaMemcpyHostToDevice));
   TANDEM_CUDA_CHECK(
       cudaMemcpy(device_tiles, tiles.data(), tiles.size() * sizeof(Tiles), cudaMemcpyHostToDevice));
+  TANDEM_CUDA_CHECK(
+      cudaMemcpy(device_maps, maps.data(), maps.size() * sizeof(CUtensorMap), cudaMemcpyHostToDevice));
   TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
   bool step_after_attention = false;
   for (const StreamStep& step : plan.steps) {
@@ -197,14 +241,17 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   }
   params.steps = device_steps;
   params.tiles = device_tiles;
+  params.maps = reinterpret_cast<const char*>(device_maps);
   params.n_rows[0] = plan.n_rows[0];
   params.n_rows[1] = plan.n_rows[1] != nullptr ? plan.n_rows[1] : plan.n_rows[0];
   params.rows = plan.rows;
   params.attention = plan.attention;
+  params.group = plan.attention.n_heads / plan.attention.kv.n_kv_heads;
   params.n_steps = static_cast<int32_t>(plan.steps.size());
   params.n_products = static_cast<int32_t>(tiles.size());
+  // Of the function, not of this kernel: others may need more.
   TANDEM_CUDA_CHECK(
-      cudaFuncSetAttribute(RunStream, cudaFuncAttributeMaxDynamicSharedMemorySize, impl->shared_bytes));
+      cudaFuncSetAttribute(RunStream, cudaFuncAttributeMaxDynamicSharedMemorySize, kLargestShared));
   return std::unique_ptr<StreamKernel>(new StreamKernel(std::move(impl)));
 }
 

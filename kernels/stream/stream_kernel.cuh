@@ -1,7 +1,7 @@
-// The kernel of stream.h. Of a block's warps four copy weights and eight compute:
+// The kernel of stream.h. Of a block's warps one copies weights and eight compute:
 //
-//   copiers   all tiles of this block, in the order of the program, row by row into a ring. At most `in_flight` tiles are
-//             asked for at a time: more would only wait in the memory's queues, and what steps wait for behind them
+//   copier    all tiles of this block, in the order of the program, into a ring. At most `in_flight` tiles are asked for
+//             at a time: more would only wait in the memory's queues, and what steps wait for behind them
 //   workers   a product: its input into shared memory, as bf16; then group by group, each worker its strand of the sums
 //             (strands.cuh); the strands meet in shared memory
 //             attention: 8 blocks share the keys of a task (packed_attention.cuh), rotate its queries and append what of
@@ -23,9 +23,9 @@ namespace tandem::stream {
 // A step's description into shared memory, without waiting.
 __device__ __forceinline__ void FetchStep(const StreamStep* from, StreamStep* to) {
   static_assert(sizeof(StreamStep) % 16 == 0 && sizeof(StreamStep) / 16 <= kWorkerThreads);
-  if (threadIdx.x < sizeof(StreamStep) / 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(SharedAddress(to) + 16 * threadIdx.x),
-                 "l"(reinterpret_cast<const char*>(from) + 16 * threadIdx.x)
+  if (Thread() < static_cast<int>(sizeof(StreamStep) / 16)) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(SharedAddress(to) + 16 * Thread()),
+                 "l"(reinterpret_cast<const char*>(from) + 16 * Thread())
                  : "memory");
   }
 }
@@ -44,7 +44,7 @@ __device__ __forceinline__ void ClearOtherHalf(const Params& params, int turn) {
 __device__ __forceinline__ void RunWorkers(const Params& params) {
   FetchStep(params.steps, Common().step);
   ClearOtherHalf(params, Common().turn);
-  const FirstShare first = FindFirstShare();
+  MakeFirstShare();
   Round round;
   Progress progress;
   AwaitFetched();
@@ -56,11 +56,12 @@ __device__ __forceinline__ void RunWorkers(const Params& params) {
     Mark(0);
     if (s + 1 < params.n_steps) FetchStep(params.steps + s + 1, Common().step + ((s + 1) & 1));
     if (step.kind == Kind::kProduct) {
+      if (step.before_attention) FetchKeys(step.attend);
       RunProduct(step.product, round, progress);
     } else if (step.attend.attention.kv.head_dim == 64) {
-      RunAttention<64>(step.attend, first);
+      RunAttention<64>(step.attend);
     } else {
-      RunAttention<128>(step.attend, first);
+      RunAttention<128>(step.attend);
     }
     AwaitFetched();
     Meet();
@@ -95,6 +96,7 @@ __global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__
   }
   if (thread < 16) reinterpret_cast<uint32_t*>(common.zeros)[thread] = 0;
   if (thread == 0) {
+    if (SharedAddress(Memory()) % kTileAlignment != 0) Fail();
     for (int i = 0; i < given.n_stages; ++i) {
       InitBarrier(SharedAddress(common.full + i), 1);
       InitBarrier(SharedAddress(common.empty + i), kWorkers);
@@ -107,8 +109,11 @@ __global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__
   }
   __syncthreads();
   if (thread >= kWorkerThreads) {
-    Copier(common.params).Run(common.params, common.n_rows, common.n_logits);
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCopierRegisters));
+    if (thread < kWorkerThreads + 32)
+      Copier(common.params).Run(common.params, common.n_rows, common.n_logits);
   } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kWorkerRegisters));
     RunWorkers(common.params);
   }
 #endif

@@ -88,7 +88,7 @@ class Builder {
   }
 
   size_t TakeProduct(const LinearArgs& args, size_t i) {
-    if (args.max_rows > kMaxRows || !strands::CanFollow(args)) return 0;
+    if (args.max_rows > kMaxRows || !strands::CanFollow(args) || args.in_dim % kMapCols != 0) return 0;
     const Buffer in = Find(args.in);
     const bool first = in.place.half_bytes == 0;
     if (first ? !args.norm || args.in_dim > kMaxHidden : !in.bf16) return 0;
@@ -133,7 +133,7 @@ class Builder {
       const LinearSegment& from = args.segment[s];
       if (from.accumulate != residual) return 0;
       Segment& to = product.segment[s];
-      tiles.weight[s] = static_cast<const uint16_t*>(from.weight.data);
+      to.weight = static_cast<const uint16_t*>(from.weight.data);
       tiles.n_outputs[s] = static_cast<int32_t>(from.weight.n_rows);
       tiles.n_groups += (tiles.n_outputs[s] + strands::kTileRows - 1) / strands::kTileRows;
       to.out_stride = from.out_stride;
@@ -210,6 +210,9 @@ class Builder {
     step.attend.stats = NewPlace(n_queries * packed_attention::kCluster * 2 * 4);
     buffers_[attention->out] = {step.attend.out, true};
     plan_.head_dim = std::max(plan_.head_dim, d);
+    StreamStep& before = plan_.steps.back();  // of those that wrote q, k and v the last one
+    before.before_attention = true;
+    before.attend = step.attend;
     plan_.steps.push_back(step);
     return 2;
   }

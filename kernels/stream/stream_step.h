@@ -17,6 +17,8 @@ constexpr int kMaxHidden = 4096;  // of the forward's input: what shared memory 
 constexpr int kMaxHeld = 2;      // groups of a block in a product whose input does not fit into shared memory
 constexpr int kMaxResidual = 4;  // groups of a block in a product that adds to the residual
 constexpr int kMaxStages = 12;
+constexpr int kMapBytes = 128;  // of a CUtensorMap
+constexpr int kMapCols = 64;    // columns that lie together in a tile
 constexpr int kMarks = 4;
 
 // A buffer. One that steps of this kernel write has two halves, used in turns.
@@ -40,7 +42,6 @@ enum class Output : int32_t { kF32, kResidual, kGated, kLogits };
 
 // The weights of a product, in groups of 16 outputs; gated: 8 of segment 0 and the same 8 of segment 1.
 struct alignas(16) Tiles {
-  const uint16_t* weight[kMaxSegments];
   int32_t first_group[kMaxSegments];  // of a segment; beyond the last: a large number
   int32_t n_outputs[kMaxSegments];
   int32_t n_groups;
@@ -48,11 +49,11 @@ struct alignas(16) Tiles {
   int32_t slab_tiles;  // the input is taken in slabs of so many tiles' columns: over all groups, slab by slab
   int32_t count;       // whose rows: 0 those of the forward, 1 those with logits
   int32_t gated, residual;
-  int32_t unused[4];
 };
-static_assert(sizeof(Tiles) == 96);
+static_assert(sizeof(Tiles) == 48);
 
 struct Segment {
+  const uint16_t* weight;  // [n_outputs, in_dim]; the kernel reads it through Params::maps
   Place out;
   Place old;          // kResidual: what the first of them adds to; of later ones a block holds it
   Place squares;      // kResidual: [rows, n_outputs / 16]
@@ -88,16 +89,19 @@ struct Attend {
 
 struct alignas(16) StreamStep {
   Kind kind;
+  bool before_attention;  // a product: `attend` is the step that follows
   Product product;
   Attend attend;
 };
 
 struct Params {
   const StreamStep* steps;
-  const Tiles* tiles;
+  const Tiles* tiles;        // [n_products]
+  const char* maps;          // [n_products][kMaxSegments][kMapBytes] how copies find a segment's weights
   const int32_t* n_rows[2];  // as Tiles::count says
   RowPlan rows;
   AttentionArgs attention;  // any layer's: what is the same in all
+  int32_t group;            // heads that share a kv head
   uint32_t* turn;           // launches so far; blocks of this one that are done
   char* halves;             // [2][half_bytes] all buffers with two halves
   int64_t half_bytes;       // a multiple of 16

@@ -160,12 +160,11 @@ void QueryCascade::Finish(Item& item) {
 
 PhaseTimes QueryCascade::times() const {
   PhaseTimes times = pair_.engine().times();
-  const PhaseTimes draft = draft_.engine().times();
-  for (size_t i = 0; i < times.ns.size(); ++i) {
-    // In the first stage the draft is what the engine takes for its target.
-    const bool forward = static_cast<Phase>(i) == Phase::kVerify;
-    times.ns[forward ? static_cast<size_t>(Phase::kDraft) : i] += draft.ns[i];
-  }
+  PhaseTimes draft = draft_.engine().times();
+  // In the first stage the draft is what the engine takes for its target.
+  draft.Add(Phase::kDraft, draft.of(Phase::kVerify));
+  draft.Add(Phase::kVerify, -draft.of(Phase::kVerify));
+  times.Add(draft);
   return times;
 }
 

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "runtime/bench_report.h"
@@ -10,6 +12,9 @@
 #include "runtime/cli/console.h"
 #include "runtime/cli/interrupt.h"
 #include "runtime/cli/session.h"
+#include "runtime/pair.h"
+#include "runtime/read_rate.h"
+#include "runtime/round_budget.h"
 #include "runtime/rule_config.h"
 
 namespace tandem {
@@ -25,15 +30,27 @@ class BenchListener : public EngineListener {
     what_ = what;
     progress_.Show(what_, static_cast<double>(n_done_) / n_total_);
   }
+  void OnRound(std::span<const SlotRecord> slots) override {
+    if (reader_) reads_.Add(reader_->Of(slots));
+  }
   void OnFinish(const RequestResult&) override {
     ++n_done_;
     Now(what_);
   }
   bool Cancelled() override { return interrupt_.Raised(); }
 
+  // What the rounds from now on read; `reader` is that of the engine that runs them, or null.
+  void CountReads(const RoundReader* reader) {
+    reader_ = reader;
+    reads_ = {};
+  }
+  const RoundReads& reads() const { return reads_; }
+
  private:
   const InterruptScope& interrupt_;
   const int64_t n_total_;
+  const RoundReader* reader_ = nullptr;
+  RoundReads reads_;
   int64_t n_done_ = 0;
   std::string what_;
   ProgressBar progress_;
@@ -51,9 +68,13 @@ class Bench {
 
   // Runs it all; the exit code.
   int Run() {
+    listener_.Now("the read rate");
+    const EngineOptions options = MakeEngineOptions(session_.config);
+    // Before the caches take what is free. A device with no room has no rate, and the report no floor.
+    result_.read_rate =
+        MeasureReadRate(session_.pair.spec.target.model->device(), options.n_threads).value_or(0);
     for (const Side side : {kTargetAlone, kPair}) {
-      if (const int code = MakeGenerator(session_, side == kTargetAlone, &generators_[side]); code != kExitOk)
-        return code;
+      if (const int code = MakeSide(side); code != kExitOk) return code;
     }
     for (int r = 0; r <= n_repetitions_; ++r) {
       const std::string what = r == 0 ? "warm-up" : absl::StrCat("repetition ", r, " of ", n_repetitions_);
@@ -74,17 +95,28 @@ class Bench {
  private:
   enum Side { kTargetAlone = 0, kPair = 1 };
 
+  int MakeSide(Side side) {
+    if (side == kPair && session_.config.cascade.is_query())
+      return MakeGenerator(session_, false, &generators_[side]);
+    std::unique_ptr<Engine> engine;
+    if (const int code = MakeEngine(session_, side == kTargetAlone, &engine); code != kExitOk) return code;
+    readers_[side] = std::make_unique<RoundReader>(engine->round());
+    generators_[side] = std::move(engine);
+    return kExitOk;
+  }
+
   int Pass(Side side, bool measured) {
     Generator& generator = *generators_[side];
     if (const int code = SubmitAll(session_, &generator); code != kExitOk) return code;
     results_[side].clear();
     generator.ResetTimes();
+    listener_.CountReads(readers_[side].get());
     const absl::Status status = generator.Run(&listener_, &results_[side]);
     if (!status.ok()) return FailedRun(session_, status);
     if (interrupt_.Raised()) return kExitInterrupt;
     if (measured)
       (side == kPair ? result_.pair : result_.target)
-          .push_back(MeasurePass(results_[side], generator.times()));
+          .push_back(MeasurePass(results_[side], generator.times(), listener_.reads()));
     return kExitOk;
   }
 
@@ -93,6 +125,7 @@ class Bench {
   const int n_repetitions_;
   BenchListener listener_;
   std::unique_ptr<Generator> generators_[2];
+  std::unique_ptr<RoundReader> readers_[2];  // null: a query cascade's
   std::vector<RequestResult> results_[2];
   BenchResult result_;
 };
@@ -118,6 +151,7 @@ int RunBench(const Args& args) {
   }
   Session session;
   if (const int code = OpenSession(args, &session); code != kExitOk) return code;
+  session.time_phases = true;
   const bool is_cascade = session.config.cascade.mode != "none";
   if (!session.pair.spec.has_drafter() || (session.config.speculation.gamma == 0 && !is_cascade)) {
     Log(absl::StrCat("bench compares the target alone with a pair, and ", args.operand(0),

@@ -26,8 +26,8 @@ std::vector<Command> MakeCommands() {
        "times that each side runs all prompts after the warm-up, at least 3 (default 3; with --planted 7)"}};
   const std::vector<Flag> run = {
       {"--trace", "FILE",
-       "write which step ran when to FILE, for chrome://tracing or ui.perfetto.dev; on a CUDA device with "
-       "execution.check_steps"}};
+       "write which step ran when to FILE, for chrome://tracing or ui.perfetto.dev; on a CUDA device which "
+       "phase, without execution.check_steps"}};
   const std::vector<Flag> sweep = {
       {"--preset", "NAME", "quick, standard or full: the same as --set sweep.preset=NAME (default quick)"},
       {"--out", "DIR", "folder of the results (default: CONFIG's name with .sweep, in the current folder)"},

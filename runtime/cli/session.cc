@@ -52,6 +52,7 @@ int OpenPair(Session* session) {
 
 int MakeEngine(const Session& session, bool target_alone, std::unique_ptr<Engine>* engine) {
   EngineOptions options = MakeEngineOptions(session.config);
+  options.time_phases = session.time_phases;
   options.trace = session.trace;
   PairSpec spec = session.pair.spec;
   absl::StatusOr<std::unique_ptr<Policy>> policy = MakePolicy(session.config);

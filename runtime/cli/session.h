@@ -19,6 +19,7 @@ struct Session {
   Config config;
   Pair pair;
   std::vector<Request> requests;
+  bool time_phases = false;    // as EngineOptions
   StepTrace* trace = nullptr;  // what engines tell of their steps, if anybody wants to know; outlives them
 };
 

@@ -11,7 +11,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "runtime/core/check.h"
@@ -67,6 +69,10 @@ struct Step {
 
 class Program {
  public:
+  // `name`: for errors and profilers.
+  explicit Program(std::string name = "program") : name_(std::move(name)) {}
+  const std::string& name() const { return name_; }
+
   // Where the steps added next belong.
   void At(Lane lane, Phase phase) {
     lane_ = lane;
@@ -110,6 +116,7 @@ class Program {
   }
 
   static constexpr size_t kAlignment = 16;
+  std::string name_;
   Lane lane_ = Lane::kTarget;
   Phase phase_ = Phase::kVerify;
   std::vector<Step> steps_;

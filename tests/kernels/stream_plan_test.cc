@@ -154,7 +154,7 @@ TEST(StreamPlan, RefusesWhatTheKernelCannotDo) {
   what.shape.n_heads = 34;  // 17 a kv head: more queries of a row than a task has
   EXPECT_EQ(ForwardProgram(what).Plan(), 0u);
   what = {};
-  what.shape.intermediate = 200;  // no multiple of a chunk
+  what.shape.intermediate = 160;  // no multiple of the columns that a copy takes together
   EXPECT_EQ(ForwardProgram(what).Plan(), 0u);
   what = {};
   what.shape.hidden = 4128;  // more than shared memory holds squares for

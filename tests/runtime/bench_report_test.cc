@@ -76,6 +76,36 @@ TEST(BenchReport, Text) {
   EXPECT_THAT(text, Not(HasSubstr("slower")));
 }
 
+// 4 rounds of 2 ms; in each the draft's forwards take 0.5 ms, 0.3 of them reading, and the target's 1.25, 1.0 of them reading.
+TEST(BenchReport, RoundAndWhatLimitsIt) {
+  BenchResult result = Result();
+  PhaseTimes times = Times(2, 5);
+  times.ns[static_cast<int>(Phase::kRule)] = kMs / 2;
+  times.launch_ns = kMs / 8;
+  constexpr double kRate = 1e9;  // a megabyte a millisecond
+  const RoundReads reads = {.n_rounds = 4, .draft_bytes = 1.2e6, .verify_bytes = 4e6};
+  result.pair = {MeasurePass({Output("a", "x", 4, 3, 2)}, times, reads)};
+  EXPECT_THAT(BenchText({.draft = "small"}, result, false), Not(HasSubstr("floor")));
+  result.read_rate = kRate;
+  const std::string text = BenchText({.draft = "small"}, result, false);
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "  round       2.00 ms, 1.54 x its floor of 1.30 ms: weights and cache, read at 1.00 GB/s\n"));
+  EXPECT_THAT(text, HasSubstr("  limited by  bandwidth: 65.0 % of a round is reading weights and cache; "
+                              "beside that verify 12.5 %, "
+                              "draft 10.0 %, rule 6.2 %, host 4.7 %, launch 1.6 %\n"));
+  const OrderedJson json = BenchJson(*ParseConfig("target: {model: /m}", "/x.yaml", {}), {}, result)["round"];
+  EXPECT_EQ(json["ms"], 2.0);
+  EXPECT_EQ(json["floor_ms"], 1.3);
+  EXPECT_EQ(json["over_floor"], 1.53846);
+  EXPECT_EQ(json["limited_by"], "bandwidth");
+  EXPECT_EQ(json["share"]["verify"], 0.125);
+  EXPECT_EQ(json["share"]["launch"], 0.015625);
+  result.is_cascade = true;
+  EXPECT_THAT(BenchText({.draft = "small"}, result, false), Not(HasSubstr("limited by")));
+}
+
 TEST(BenchReport, SaysSoWhenSpeculationIsSlower) {
   BenchResult result;
   result.target.push_back(MeasurePass({Output("a", "x", 12, 1, 1)}, Times(0, 12)));

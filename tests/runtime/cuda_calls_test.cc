@@ -63,11 +63,15 @@ class Counter : public EngineListener {
   Calls first, last;
 };
 
-void CountCalls(int32_t page_size, int64_t cache_tokens, Counter* counter) {
+void CountCalls(int32_t page_size, int64_t cache_tokens, bool time_phases, Counter* counter) {
   PairSpec pair{.target = {.model = HashTarget(kCudaDevice)},
                 .draft = ModelSpec{.model = HashDraft(kCudaDevice)}};
-  const EngineOptions options{
-      .n_slots = 2, .gamma = 3, .max_context = 512, .page_size = page_size, .cache_tokens = cache_tokens};
+  const EngineOptions options{.n_slots = 2,
+                              .gamma = 3,
+                              .max_context = 512,
+                              .page_size = page_size,
+                              .cache_tokens = cache_tokens,
+                              .time_phases = time_phases};
   auto engine = MakeEngine(options, pair, MakePolicy());
   EXPECT_GT(calls.others, 0);  // the wrapping works
   for (int i = 0; i < 2; ++i) {
@@ -79,14 +83,20 @@ void CountCalls(int32_t page_size, int64_t cache_tokens, Counter* counter) {
   ASSERT_TRUE(engine->Run(counter, &results).ok());
   ASSERT_GT(counter->n_rounds, 25);
   for (const RequestResult& result : results) ASSERT_EQ(result.counts.num_preemptions, 0);
+  EXPECT_EQ(engine->times().any(), time_phases);
 }
 #endif  // TANDEM_CUDA
 
-TEST(CudaCalls, ARoundIsOneGraphAndOneEvent) {
+// With the stamps of a trace or a bench too.
+class CudaCalls : public testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(, CudaCalls, testing::Bool(),
+                         [](const auto& info) { return info.param ? "Stamped" : "Plain"; });
+
+TEST_P(CudaCalls, ARoundIsOneGraphAndOneEvent) {
   TANDEM_SKIP_WITHOUT(kCudaDevice);
 #ifdef TANDEM_CUDA
   Counter counter;
-  CountCalls(16, 0, &counter);
+  CountCalls(16, 0, GetParam(), &counter);
   EXPECT_EQ(counter.last.graphs - counter.first.graphs, 20);
   EXPECT_EQ(counter.last.events - counter.first.events, 20);
   EXPECT_EQ(counter.last.others - counter.first.others, 0);
@@ -94,11 +104,11 @@ TEST(CudaCalls, ARoundIsOneGraphAndOneEvent) {
 }
 
 // The cache does not hold two of the longest, so that pages are handed out as sequences grow; what they need is there.
-TEST(CudaCalls, MorePagesAreAGraphAndAnEvent) {
+TEST_P(CudaCalls, MorePagesAreAGraphAndAnEvent) {
   TANDEM_SKIP_WITHOUT(kCudaDevice);
 #ifdef TANDEM_CUDA
   Counter counter;
-  CountCalls(2, 2 * 512 - 2, &counter);
+  CountCalls(2, 2 * 512 - 2, GetParam(), &counter);
   const int n_graphs = counter.last.graphs - counter.first.graphs;
   EXPECT_GT(n_graphs, 20);
   EXPECT_LE(n_graphs, 40);

@@ -78,6 +78,7 @@ TEST_P(PlantedBenchOn, MeasuresAllOfIt) {
 
   const std::string text = PlantedBenchText(options, *result, false);
   for (const char* key : kIssueKeys) EXPECT_THAT(text, HasSubstr(std::string(key) + " "));
+  EXPECT_THAT(text, HasSubstr("  limited by  " + std::string(json["limited_by"]) + ": "));
   EXPECT_THAT(text, HasSubstr("  outputs     as planted, token by token: 88 of 88 (greedy)\n"));
 }
 
@@ -105,6 +106,31 @@ TEST(PlantedBench, FloorsAreTheBytesOfTheShapes) {
   EXPECT_EQ(*round.over_floor(), *round.value / *round.floor);
   const PlantedFigure& plain = *result->Find("plain_tiny_tok_s");
   EXPECT_EQ(*plain.over_floor(), *plain.floor / *plain.value);
+}
+
+TEST(PlantedBench, SaysWhatLimitsARound) {
+  PlantedBenchOptions options = Tiny(kCpuDevice);
+  PlantedBenchResult result;
+  result.figures = {{"step_1b_ms", "ms", "", 1.0, "", 0.5},
+                    {"forward_5_ms", "ms", "", 3.0, "", 2.5},
+                    {"tail_us", "us", "", 200.0},
+                    {"round_ms_sampled", "ms", "", 8.0, "", 4.5}};
+  RoundBudget budget = *BudgetOf(options, result);
+  EXPECT_DOUBLE_EQ(budget.ms(), 8);
+  EXPECT_DOUBLE_EQ(budget.floor_ms(), 4.5);
+  EXPECT_DOUBLE_EQ(budget.rule_ms, 0.2);
+  EXPECT_NEAR(budget.host_ms, 0.8, 1e-12);
+  EXPECT_EQ(budget.launch_ms, 0);
+  EXPECT_STREQ(budget.limit(), "bandwidth");
+  options.device = kCudaDevice;
+  result.figures[0].floor = 0.1;
+  budget = *BudgetOf(options, result);
+  EXPECT_NEAR(budget.launch_ms, 0.8, 1e-12);
+  EXPECT_STREQ(budget.limit(), "draft");
+  result.figures[3].value = 12;
+  EXPECT_STREQ(BudgetOf(options, result)->limit(), "launch");
+  result.figures[2].value.reset();
+  EXPECT_FALSE(BudgetOf(options, result));
 }
 
 TEST(PlantedBench, EveryKeyIsThereOnce) {
