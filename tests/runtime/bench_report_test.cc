@@ -84,6 +84,7 @@ TEST(BenchReport, RoundAndWhatLimitsIt) {
   times.launch_ns = kMs / 8;
   constexpr double kRate = 1e9;  // a megabyte a millisecond
   const RoundReads reads = {.n_rounds = 4, .draft_bytes = 1.2e6, .verify_bytes = 4e6};
+  result.target.resize(1);
   result.pair = {MeasurePass({Output("a", "x", 4, 3, 2)}, times, reads)};
   EXPECT_THAT(BenchText({.draft = "small"}, result, false), Not(HasSubstr("floor")));
   result.read_rate = kRate;
