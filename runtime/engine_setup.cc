@@ -65,11 +65,6 @@ absl::Status Resolve(EngineOptions* options, PairSpec* pair) {
     if (!pair->draft) return absl::InvalidArgumentError("a token cascade needs a draft model");
     options->gamma = 1;
   }
-  if ((options->token_cascade || options->log_probs) && device.is_cuda()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "cascade.mode: cascades without speculation run on the CPU so far; expected target.device: cpu, got ",
-        Name(device)));
-  }
   int32_t context = pair->target.model->shape().max_context;
   int32_t n_vocab = pair->target.model->shape().n_vocab;
   if (pair->draft && options->gamma > 0) {
