@@ -87,16 +87,14 @@ int64_t RoundBytes(const PlannedRun& run, int64_t n_vocab) {
   return all.bytes();
 }
 
-// The stream kernels of an engine's programs: verification has one, each step of the draft, and prefill if its chunks are
-// that small.
-int64_t StreamsBytes(const PlannedModel& model, const PlannedRun& run, bool is_target, int64_t max_rows) {
-  if (!run.stream_kernels) return 0;
+// The stream kernels of an engine's programs: verification has one, and each step of the draft; prefill has none.
+int64_t StreamsBytes(const PlannedModel& model, const PlannedRun& run, bool is_target) {
+  if (!run.stream_kernels || run.on_cpu) return 0;
   const auto bytes = [&](int64_t n_rows) {
     return StreamKernelBytes(model, static_cast<int32_t>(n_rows), run.page_size);
   };
-  const int64_t prefill = bytes(max_rows);
-  if (is_target) return prefill + bytes(int64_t{run.n_slots} * (run.gamma + 1));
-  return prefill + bytes(int64_t{run.n_slots} * 2) + run.gamma * bytes(run.n_slots);
+  if (is_target) return bytes(int64_t{run.n_slots} * (run.gamma + 1));
+  return bytes(int64_t{run.n_slots} * 2) + run.gamma * bytes(run.n_slots);
 }
 
 void AddModel(const PlannedModel& model, const PlannedRun& run, bool is_target, bool context_alone,
@@ -113,7 +111,7 @@ void AddModel(const PlannedModel& model, const PlannedRun& run, bool is_target, 
   plan->parts.push_back({absl::StrCat("the workspace of ", model.name), WorkspaceBytes(model, run, max_rows),
                          "lower execution.batch, or execution.prefill_chunk"});
   plan->parts.push_back({absl::StrCat("the stream kernels of ", model.name),
-                         StreamsBytes(model, run, is_target, max_rows),
+                         StreamsBytes(model, run, is_target),
                          "lower speculation.gamma, or set execution.stream_kernels: false"});
 }
 
@@ -133,6 +131,7 @@ void AddEngine(const PlannedEngine& engine, MemoryPlan* plan) {
     AddModel(engine.models[i], run, i == 0, context_alone, plan);
   plan->parts.push_back({"what rounds keep of every sequence", RoundBytes(run, n_vocab),
                          "lower execution.batch, or cache.max_context"});
+  if (run.on_cpu) return;
   plan->parts.push_back({"cuBLAS's workspace, graphs and code", kLibraryWorkspaceBytes + kAllowance,
                          "choose a smaller model, or a GPU with more memory"});
 }

@@ -157,7 +157,8 @@ absl::Status CheckOptions(const PlantedBenchOptions& options) {
                        .gamma = kBatchGamma,
                        .prefill_chunk = std::max(options.n_prefill, options.context),
                        .cache_tokens = n_slots * positions,
-                       .max_context = static_cast<int32_t>(positions)};
+                       .max_context = static_cast<int32_t>(positions),
+                       .on_cpu = !options.device.is_cuda()};
   return CheckFits(PlanMemory(PlannedEngine{models, run}), options.device, *free);
 }
 

@@ -7,6 +7,7 @@
 #include "kernels/cuda.cuh"
 
 namespace tandem {
+
 struct LinearLibrary::Impl {
   cublasHandle_t handle = nullptr;
   void* workspace = nullptr;
