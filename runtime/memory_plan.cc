@@ -173,6 +173,7 @@ int64_t StreamKernelBytes(const PlannedModel& model, int32_t max_rows, int32_t p
   all.Add((shape.n_layers * (norms + biases) + shape.hidden) * 4);
   all.Add(n_steps * static_cast<int64_t>(sizeof(stream::StreamStep)));
   all.Add(n_products * static_cast<int64_t>(sizeof(stream::Tiles)));
+  all.Add(n_products * kMaxSegments * stream::kMapBytes);
   all.Add(8);
   return all.bytes();
 }
