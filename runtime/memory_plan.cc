@@ -148,7 +148,9 @@ int64_t DeviceBytes(int64_t bytes) { return RoundUp(bytes, bytes < kSmall ? kSma
 
 int64_t StreamKernelBytes(const PlannedModel& model, int32_t max_rows, int32_t page_size) {
   const ModelShape& shape = model.shape;
-  const bool fits = max_rows <= stream::kMaxRows && model.cache_dtype == DType::kBf16 &&
+  const auto whole = [](int64_t in_dim) { return in_dim % stream::kMapCols == 0; };
+  const bool fits = whole(shape.hidden) && whole(QDim(shape)) && whole(shape.intermediate) &&
+                    max_rows <= stream::kMaxRows && model.cache_dtype == DType::kBf16 &&
                     (shape.head_dim == 64 || shape.head_dim == 128) &&
                     page_size % packed_attention::kWarpKeys == 0 && shape.hidden <= stream::kMaxHidden;
   if (!fits) return 0;

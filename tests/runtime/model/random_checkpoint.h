@@ -28,7 +28,7 @@ struct RandomCheckpoint {
 inline constexpr RandomCheckpoint kAlignedLlama = {"llama_aligned", false, 323, 128, 192, 3, 4, 2, 64,
                                                    false,           21};
 inline constexpr RandomCheckpoint kAlignedQwen3 = {
-    "qwen3_aligned", true, 201, 160, 224, 2, 4, 2, 128, true, 22};
+    "qwen3_aligned", true, 201, 192, 320, 2, 4, 2, 128, true, 22};
 
 // config.json and model.safetensors into the folder.
 inline void WriteCheckpoint(const RandomCheckpoint& shape, const TempCheckpoint& to) {
