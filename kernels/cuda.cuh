@@ -22,6 +22,26 @@ namespace tandem {
     TANDEM_CHECK(cuda_error_ == cudaSuccess) << #call << ": " << cudaGetErrorString(cuda_error_); \
   } while (0)
 
+// A stream of one's own on the current device, for kernels that are no step of a program: what makes or measures something
+// beforehand.
+class OwnStream {
+ public:
+  OwnStream() { TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+  ~OwnStream() { cudaStreamDestroy(stream_); }
+  OwnStream(const OwnStream&) = delete;
+  OwnStream& operator=(const OwnStream&) = delete;
+
+  operator cudaStream_t() const { return stream_; }
+  // For all that was launched.
+  void Wait() const {
+    TANDEM_CUDA_CHECK(cudaGetLastError());
+    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
 struct KernelShape {
   dim3 grid;
   int threads;

@@ -17,6 +17,7 @@
 
 namespace tandem {
 
+struct DeferArgs;  // policies/defer.h
 struct JudgeArgs;  // policies/judge.h
 
 enum class Kind : int32_t { kLaw, kTokenWise, kTest, kBlock };
@@ -135,6 +136,8 @@ struct RuleEntry {
   ImpliedSplit (*implied)(const float* params, const PositionLaws& laws) = nullptr;
   // Launches the judge's kernels of this rule; null in a build without CUDA, and for a rule that is not built in.
   void (*judge_cuda)(const JudgeArgs& args, CudaStream stream) = nullptr;
+  // Likewise the deferral test's, of a draft_only rule.
+  void (*defer_cuda)(const DeferArgs& args, CudaStream stream) = nullptr;
 };
 
 namespace internal {

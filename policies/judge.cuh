@@ -95,6 +95,26 @@ class CudaTokenSum {
   const CudaTokens tokens_;  // a copy: nothing is fetched again for every token
 };
 
+// -sum p log p, over p(v) > 0, by all threads of a team.
+__device__ inline float TeamEntropyOf(RowTeam& team, const Law& law, float inv_t, float lse, float cutoff) {
+  double sum[1];
+  team.Sum<1>([&](int32_t v) { return LogitOf(law, v); },
+              [&](int32_t, float x) {
+                const float exponent = LawExponent(law.record, x, inv_t, lse);
+                const float p = x >= cutoff ? ExpNegative(exponent) : 0;
+                return Terms<1>{{p > 0 ? p * exponent : 0}};
+              },
+              sum);
+  return static_cast<float>(sum[0] < 0 ? -sum[0] : 0);
+}
+// As LawEntropy, LawEntropy1 (kernels/law/law.h).
+__device__ inline float TeamEntropy(RowTeam& team, const Law& law) {
+  return law.greedy() ? 0 : TeamEntropyOf(team, law, law.record.inv_t, law.record.lse, law.record.cutoff);
+}
+__device__ inline float TeamEntropy1(RowTeam& team, const Law& law) {
+  return TeamEntropyOf(team, law, 1, law.record.lse1, -INFINITY);
+}
+
 // What the threads of a team share about the position that is open. The first warp of the team's first block decides, and
 // asks all threads for what costs passes: it writes what it wants beside the position, in the memory of every block, and
 // all do it.
@@ -378,27 +398,11 @@ class CudaPosition {
       if (threadIdx.x == 0) entropy = value;
     };
     const bool has_law = tokens.has_draft_law;
-    if constexpr (Has(Needs::kEntropyQ)) set(row.q.entropy, has_law ? Entropy(tokens.q) : 0);
-    if constexpr (Has(Needs::kEntropyQ1)) set(row.q1.entropy, has_law ? Entropy1(tokens.q) : 0);
-    if constexpr (Has(Needs::kEntropyP)) set(row.p.entropy, Entropy(tokens.p));
-    if constexpr (Has(Needs::kEntropyP1)) set(row.p1.entropy, Entropy1(tokens.p));
+    if constexpr (Has(Needs::kEntropyQ)) set(row.q.entropy, has_law ? TeamEntropy(team_, tokens.q) : 0);
+    if constexpr (Has(Needs::kEntropyQ1)) set(row.q1.entropy, has_law ? TeamEntropy1(team_, tokens.q) : 0);
+    if constexpr (Has(Needs::kEntropyP)) set(row.p.entropy, TeamEntropy(team_, tokens.p));
+    if constexpr (Has(Needs::kEntropyP1)) set(row.p1.entropy, TeamEntropy1(team_, tokens.p));
     team_.Barrier();
-  }
-  __device__ float Entropy(const Law& law) {
-    return law.greedy() ? 0 : EntropyOf(law, law.record.inv_t, law.record.lse, law.record.cutoff);
-  }
-  __device__ float Entropy1(const Law& law) { return EntropyOf(law, 1, law.record.lse1, -INFINITY); }
-  // -sum p log p, over p(v) > 0.
-  __device__ float EntropyOf(const Law& law, float inv_t, float lse, float cutoff) {
-    double sum[1];
-    team_.Sum<1>([&](int32_t v) { return LogitOf(law, v); },
-                 [&](int32_t, float x) {
-                   const float exponent = LawExponent(law.record, x, inv_t, lse);
-                   const float p = x >= cutoff ? ExpNegative(exponent) : 0;
-                   return Terms<1>{{p > 0 ? p * exponent : 0}};
-                 },
-                 sum);
-    return static_cast<float>(sum[0] < 0 ? -sum[0] : 0);
   }
 
   __device__ CudaTokenSum<kNeeds> Sum() const { return CudaTokenSum<kNeeds>(team_, state_.tokens); }

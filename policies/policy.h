@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "policies/defer.h"
 #include "policies/judge.h"
 #include "runtime/core/buffer.h"
 #include "runtime/core/program.h"
@@ -25,12 +26,6 @@ struct PolicyOptions {
   std::map<std::string, double> params;  // what is not named has its default
   Verification verification = Verification::kToken;
   Bonus bonus = Bonus::kP;
-};
-
-// A draft_only rule's test by itself, for a token-level cascade.
-struct DeferralTest {
-  const RuleEntry* rule = nullptr;  // the policy's
-  float params[kMaxParams] = {};
 };
 
 class Policy {
@@ -56,7 +51,7 @@ class Policy {
   // Drafting should stop after a token whose q (q1 at T = 0) is under this: for SeqState::confidence_min.
   std::optional<float> draft_stop() const;
 
-  // REQUIRES: info().draft_only.
+  // The rule's test by itself, for a token-level cascade. REQUIRES: info().draft_only.
   DeferralTest deferral_test() const;
 
   // The law that the rule claims at one position (policies/implied.h). REQUIRES: kind() != kBlock.

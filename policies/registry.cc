@@ -1,5 +1,6 @@
 #include "policies/registry.h"
 
+#include "policies/defer.h"
 #include "policies/judge.h"
 
 #include "rule_headers.inc"
@@ -28,11 +29,14 @@ constexpr bool IsNameOf(std::string_view type, std::string_view name) {
 #undef TANDEM_RULE
 
 #ifdef TANDEM_CUDA
-constexpr RuleEntry WithCuda(RuleEntry entry, void (*judge_cuda)(const JudgeArgs&, CudaStream)) {
-  entry.judge_cuda = judge_cuda;
+template <typename R>
+constexpr RuleEntry WithCuda() {
+  RuleEntry entry = MakeRuleEntry<R>();
+  entry.judge_cuda = &JudgeCuda<R>;
+  if constexpr (R::kInfo.draft_only) entry.defer_cuda = &DeferCuda<R>;
   return entry;
 }
-#define TANDEM_RULE_ENTRY(Type) WithCuda(MakeRuleEntry<rules::Type>(), &JudgeCuda<rules::Type>)
+#define TANDEM_RULE_ENTRY(Type) WithCuda<rules::Type>()
 #else
 #define TANDEM_RULE_ENTRY(Type) MakeRuleEntry<rules::Type>()
 #endif

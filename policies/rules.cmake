@@ -39,12 +39,14 @@ foreach(stem ${rule_stems})
 endforeach()
 file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/generated/rule_headers.inc CONTENT "${rule_includes}")
 file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/generated/rule_types.inc CONTENT "${rule_types}")
-# The judge's kernels of every rule.
+# Every rule's kernels: the judge's, and the deferral test's.
 set(rules_cuda_source ${PROJECT_BINARY_DIR}/generated/rules_cuda.cu)
-file(CONFIGURE OUTPUT ${rules_cuda_source} CONTENT "#include \"policies/judge.cuh\"
+file(CONFIGURE OUTPUT ${rules_cuda_source} CONTENT "#include \"policies/defer.cuh\"
+#include \"policies/judge.cuh\"
 #include \"rule_headers.inc\"
 namespace tandem {
-#define TANDEM_RULE(Type) template void JudgeCuda<rules::Type>(const JudgeArgs&, CudaStream);
+#define TANDEM_RULE(Type) template void JudgeCuda<rules::Type>(const JudgeArgs&, CudaStream); \\
+    template void DeferCuda<rules::Type>(const DeferArgs&, CudaStream);
 #include \"rule_types.inc\"
 }  // namespace tandem
 ")

@@ -238,6 +238,7 @@ class Resolver {
     }
     const bool none = !node.quoted && node.text == "none" && *key.choices != 0;
     field->text = none ? "" : Absolute(node);
+    field->given = none ? "" : node.text;
   }
 
   void Read(const ConfigKey& key, const std::string& path, const YamlNode& node,
@@ -320,6 +321,7 @@ class Resolver {
       Complain(*file, path + ".file", "a path");
     } else {
       field->file.text = Absolute(*file);
+      field->file.given = file->text;
       field->prompts = ReadPromptFile(field->file.text, file->where, complaints_, path);
     }
   }

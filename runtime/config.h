@@ -22,7 +22,8 @@ namespace tandem {
 // A file or folder; a relative one in a YAML file is taken from that file's folder, one in a flag from the
 // current one.
 struct Path {
-  std::string text;  // absolute once resolved; empty: none
+  std::string text;   // absolute once resolved; empty: none
+  std::string given;  // as the configuration or the flag says it
 };
 
 struct ModelChoice {

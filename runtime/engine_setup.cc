@@ -21,24 +21,11 @@ absl::Status CheckRange(const char* name, int64_t value, int64_t least, int64_t 
 
 // On a device the caches take what the weights leave, and no more than all slots can use.
 absl::Status FitCache(const PairSpec& pair, Device device, EngineOptions* options) {
-  PlannedRun run{.n_slots = options->n_slots,
-                 .gamma = options->gamma,
-                 .prefill_chunk = options->prefill_chunk,
-                 .cache_tokens = 1};
-  std::vector<PlannedModel> models;
-  int64_t bytes_per_token = 0;
-  for (const ModelSpec* spec : {&pair.target, pair.draft && options->gamma > 0 ? &*pair.draft : nullptr}) {
-    if (spec == nullptr) continue;
-    const DType dtype = spec->dtype == ActivationDType::kBf16 ? DType::kBf16 : DType::kF32;
-    models.push_back({.name = spec->name, .shape = spec->model->shape(), .cache_dtype = dtype});
-    bytes_per_token += PagedCache::BytesPerToken(spec->model->shape(), dtype);
-  }
-  constexpr int64_t kReserve = int64_t{256} << 20;  // graphs, kernels, page tables
-  const int64_t free = cuda::Memory(device).free - PlanMemory(models, run).bytes() - kReserve;
-  options->cache_tokens = CacheTokensThatFit(free, bytes_per_token, options->cache_tokens);
-  if (options->cache_tokens >= options->page_size) return absl::OkStatus();
-  run.cache_tokens = options->max_context;
-  return CheckFits(PlanMemory(models, run), device, std::max<int64_t>(free, 0));
+  PlannedEngine engine = PlanOf(*options, pair);
+  const int64_t free = cuda::Memory(device).free;
+  if (options->cache_tokens == 0) options->cache_tokens = CacheTokensThatFit({&engine, 1}, free);
+  engine.run.cache_tokens = options->cache_tokens;  // 0: what one sequence would need does not fit
+  return CheckFits(PlanMemory(engine), device, free);
 }
 
 absl::Status Resolve(EngineOptions* options, PairSpec* pair) {
@@ -66,11 +53,6 @@ absl::Status Resolve(EngineOptions* options, PairSpec* pair) {
     if (!pair->draft) return absl::InvalidArgumentError("a token cascade needs a draft model");
     options->gamma = 1;
   }
-  if ((options->token_cascade || options->log_probs) && device.is_cuda()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "cascade.mode: cascades without speculation run on the CPU so far; expected target.device: cpu, got ",
-        Name(device)));
-  }
   int32_t context = pair->target.model->shape().max_context;
   int32_t n_vocab = pair->target.model->shape().n_vocab;
   if (pair->draft && options->gamma > 0) {
@@ -81,10 +63,10 @@ absl::Status Resolve(EngineOptions* options, PairSpec* pair) {
   TANDEM_RETURN_IF_ERROR(CheckRange("cache.max_context", options->max_context, 2, context));
   if (pair->n_vocab == 0) pair->n_vocab = n_vocab;
   TANDEM_RETURN_IF_ERROR(CheckRange("the pair's vocabulary", pair->n_vocab, 1, n_vocab));
+  if (device.is_cuda()) return FitCache(*pair, device, options);
   if (options->cache_tokens == 0) {
     const int32_t pages = (options->max_context + options->page_size - 1) / options->page_size;
     options->cache_tokens = int64_t{options->n_slots} * pages * options->page_size;
-    if (device.is_cuda()) TANDEM_RETURN_IF_ERROR(FitCache(*pair, device, options));
   }
   return absl::OkStatus();
 }

@@ -52,7 +52,8 @@ absl::StatusOr<Device> DeviceOf(const char* side, const ModelChoice& choice) {
 absl::StatusOr<PlannedModel> PlannedFor(const ModelChoice& choice) {
   TANDEM_ASSIGN_OR_RETURN(const CheckpointInfo info, InspectCheckpoint(choice.model.text));
   PlannedModel planned{.name = choice.model.text, .shape = info.shape};
-  for (const TensorInfo& tensor : info.tensors) planned.weight_bytes += tensor.used ? tensor.bytes : 0;
+  for (const TensorInfo& tensor : info.tensors)
+    planned.weight_bytes += tensor.used ? DeviceBytes(tensor.bytes) : 0;
   planned.cache_dtype = ActivationOf(choice) == ActivationDType::kBf16 ? DType::kBf16 : DType::kF32;
   return planned;
 }
@@ -60,21 +61,29 @@ absl::StatusOr<PlannedModel> PlannedFor(const ModelChoice& choice) {
 // That a CUDA device has the memory, before anything is loaded.
 absl::Status CheckMemory(const Config& config, Device device) {
   if (!device.is_cuda()) return absl::OkStatus();
-  std::vector<PlannedModel> models;
+  const EngineOptions options = MakeEngineOptions(config);
+  PlannedEngine engine{.run = {.n_slots = options.n_slots,
+                               .gamma = options.token_cascade ? 1 : options.gamma,
+                               .page_size = options.page_size,
+                               .prefill_chunk = options.prefill_chunk,
+                               .cache_tokens = options.cache_tokens,
+                               .max_context = options.max_context,
+                               .stream_kernels = options.stream_kernels}};
   TANDEM_ASSIGN_OR_RETURN(PlannedModel target, PlannedFor(config.target));
-  models.push_back(std::move(target));
+  engine.models.push_back(std::move(target));
+  std::vector<PlannedEngine> engines;
   if (config.draft_kind == DraftKind::kModel) {
     TANDEM_ASSIGN_OR_RETURN(PlannedModel draft, PlannedFor(config.draft));
     if (IsSameFolder(config.target.model.text, config.draft.model.text)) draft.weight_bytes = 0;
-    models.push_back(std::move(draft));
+    if (config.cascade.is_query()) {  // the draft alone has an engine, and its weights are there once
+      engines.push_back({{draft}, engine.run});
+      engines[0].run.gamma = 0;
+      draft.weight_bytes = 0;
+    }
+    if (engines.empty() || engine.run.gamma > 0) engine.models.push_back(std::move(draft));
   }
-  const MemoryPlan plan =
-      PlanMemory(models, {.n_slots = config.execution.batch,
-                          .gamma = config.draft_kind == DraftKind::kNone ? 0 : config.speculation.gamma,
-                          .prefill_chunk = config.execution.prefill_chunk,
-                          .cache_tokens = config.cache.tokens,
-                          .max_context = config.cache.max_context});
-  return CheckFits(plan, device, cuda::Memory(device).free);
+  engines.push_back(std::move(engine));
+  return CheckFits(PlanMemory(engines), device, cuda::Memory(device).free);
 }
 
 // Null if the folder has no tokenizer.json.

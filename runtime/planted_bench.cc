@@ -125,6 +125,8 @@ PlannedModel Planned(const PlantedShape& shape) {
       .name = std::string(shape.name), .weight_bytes = PlantedBytes(shape), .cache_dtype = DType::kBf16};
   model.shape.n_layers = shape.n_layers;
   model.shape.hidden = shape.hidden;
+  model.shape.intermediate = shape.intermediate;
+  model.shape.n_heads = shape.n_heads;
   model.shape.n_kv_heads = shape.n_kv_heads;
   model.shape.head_dim = shape.head_dim;
   model.shape.n_vocab = shape.n_vocab;
@@ -147,15 +149,17 @@ absl::Status CheckOptions(const PlantedBenchOptions& options) {
   const std::optional<int64_t> free = FreeMemory(options.device);
   if (!free) return absl::OkStatus();
   std::vector<PlannedModel> models = {Planned(*options.target), Planned(*options.draft)};
-  if (options.small != nullptr) models.push_back(Planned(*options.small));
+  if (options.small != nullptr)
+    models.push_back(Planned(*options.small));  // beside the pair, as if it drafted
   const int32_t n_slots = *std::max_element(std::begin(kBatches), std::end(kBatches));
   const int64_t positions = options.context + int64_t{2} * options.n_rounds * (kBatchGamma + 1);
   const PlannedRun run{.n_slots = n_slots,
                        .gamma = kBatchGamma,
                        .prefill_chunk = std::max(options.n_prefill, options.context),
                        .cache_tokens = n_slots * positions,
-                       .max_context = static_cast<int32_t>(positions)};
-  return CheckFits(PlanMemory(models, run), options.device, *free);
+                       .max_context = static_cast<int32_t>(positions),
+                       .on_cpu = !options.device.is_cuda()};
+  return CheckFits(PlanMemory(PlannedEngine{models, run}), options.device, *free);
 }
 
 class PlantedBench {

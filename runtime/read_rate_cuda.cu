@@ -46,15 +46,16 @@ double ReadRateCuda(Device device, const void* data, int64_t bytes) {
   TANDEM_CUDA_CHECK(cudaEventCreate(&begin));
   TANDEM_CUDA_CHECK(cudaEventCreate(&end));
   TANDEM_CUDA_CHECK(cudaMalloc(&out, sizeof(uint4)));
+  const OwnStream stream;
   double best = 0;
   for (const int blocks : {1, 2, 4}) {
     std::vector<float> ms(kPasses);
     for (int pass = -2; pass < kPasses; ++pass) {
-      TANDEM_CUDA_CHECK(cudaEventRecord(begin));
-      ReadKernel<<<n_multiprocessors * blocks, kThreads>>>(static_cast<const uint4*>(data),
-                                                           bytes / static_cast<int64_t>(sizeof(uint4)), out);
+      TANDEM_CUDA_CHECK(cudaEventRecord(begin, stream));
+      ReadKernel<<<n_multiprocessors * blocks, kThreads, 0, stream>>>(
+          static_cast<const uint4*>(data), bytes / static_cast<int64_t>(sizeof(uint4)), out);
       TANDEM_CUDA_CHECK(cudaGetLastError());
-      TANDEM_CUDA_CHECK(cudaEventRecord(end));
+      TANDEM_CUDA_CHECK(cudaEventRecord(end, stream));
       TANDEM_CUDA_CHECK(cudaEventSynchronize(end));
       if (pass >= 0) TANDEM_CUDA_CHECK(cudaEventElapsedTime(&ms[pass], begin, end));
     }

@@ -30,8 +30,9 @@ struct JsonOfMetric {
   }
 };
 
-OrderedJson PromptsJson(const PromptConfig& config) {
-  if (!config.file.text.empty()) return {{"file", config.file.text}};
+OrderedJson PromptsJson(const PromptConfig& config, PathForm paths) {
+  if (!config.file.text.empty())
+    return {{"file", paths == PathForm::kGiven ? config.file.given : config.file.text}};
   OrderedJson list = OrderedJson::array();
   for (const Prompt& prompt : config.prompts) {
     OrderedJson item = {{"id", prompt.id}};
@@ -46,14 +47,17 @@ OrderedJson PromptsJson(const PromptConfig& config) {
 }
 
 struct JsonOfField {
+  PathForm paths;
+
   template <typename T>
   OrderedJson operator()(const T* value) const {
     return *value;
   }
   OrderedJson operator()(const Path* value) const {
-    return value->text.empty() ? OrderedJson(nullptr) : OrderedJson(value->text);
+    if (value->text.empty()) return nullptr;
+    return paths == PathForm::kGiven ? value->given : value->text;
   }
-  OrderedJson operator()(const PromptConfig* value) const { return PromptsJson(*value); }
+  OrderedJson operator()(const PromptConfig* value) const { return PromptsJson(*value, paths); }
   OrderedJson operator()(const std::vector<RuleGrid>* value) const {
     OrderedJson list = OrderedJson::array();
     for (const RuleGrid& grid : *value) list.push_back(YamlValue(grid));
@@ -99,12 +103,12 @@ OrderedJson RoundedJson(double value) {
   return std::strtod(text, nullptr);
 }
 
-OrderedJson ConfigJson(const Config& config) {
+OrderedJson ConfigJson(const Config& config, PathForm paths) {
   OrderedJson json;
   json["file"] = config.file.text;
   for (const ConfigKey& key : ConfigKeys()) {
     if (!IsInUse(key, config)) continue;
-    At(json, key.path) = std::visit([](const auto* field) { return JsonOfField()(field); },
+    At(json, key.path) = std::visit([&](const auto* field) { return JsonOfField{paths}(field); },
                                     key.field(const_cast<Config&>(config)));
     if (const auto* parameters = ParametersAfter(key, config)) {
       const std::string section(key.path, std::strchr(key.path, '.'));

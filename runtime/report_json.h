@@ -17,8 +17,10 @@ using OrderedJson = nlohmann::ordered_json;
 // A number with six significant digits: more would be noise. Null if it is not finite.
 OrderedJson RoundedJson(double value);
 
+// How a configuration's paths are written: resolved, or as it gives them.
+enum class PathForm { kAbsolute, kGiven };
 // Every resolved key, nested as in YAML.
-OrderedJson ConfigJson(const Config& config);
+OrderedJson ConfigJson(const Config& config, PathForm paths = PathForm::kAbsolute);
 
 // Every metric; `of_run`: also those of a whole run.
 OrderedJson MetricsJson(const Measured& measured, bool of_run);

@@ -343,7 +343,8 @@ absl::Status CheckRule(const std::string& rule, const std::map<std::string, doub
     }
   }
   if (!policy->info().draft_only) return absl::OkStatus();
-  return CheckBoth({.policy = {.rule = rule, .params = params}, .token_cascade = true}, 6, line);
+  return CheckBoth({.policy = {.rule = rule, .params = params}, .token_cascade = true, .device = device}, 6,
+                   line);
 }
 
 }  // namespace tandem

@@ -55,7 +55,7 @@ absl::StatusOr<LawCheckResult> CheckLaw(const LawCheck& check);
 
 // The checks of one rule at one setting of its parameters: gamma 1 to 4, greedy and sampled, token and (where the rule
 // is a law) block verification, bonus p and pi, through the engine on `device`; of a draft_only rule the token cascade
-// too, on the CPU.
+// too.
 struct RuleCheckLine {
   LawCheck check;
   LawCheckResult result;

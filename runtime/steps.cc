@@ -14,8 +14,8 @@
 #include "kernels/sample/sample.h"
 #include "kernels/silu_gate/silu_gate.h"
 #include "kernels/total_variation/total_variation.h"
+#include "policies/defer.h"
 #include "policies/judge.h"
-#include "runtime/cascade/token_cascade.h"
 #include "runtime/settle.h"
 
 namespace tandem {

@@ -12,11 +12,21 @@
 #include "kernels/sample/sample.h"
 #include "kernels/silu_gate/silu_gate.h"
 #include "kernels/total_variation/total_variation.h"
+#include "policies/defer.h"
 #include "policies/judge.h"
 #include "runtime/settle.h"
 #include "runtime/steps.h"
 
 namespace tandem {
+namespace {
+
+absl::Status NoCodeFor(const RuleEntry& rule) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "rule ", rule.info->name, " has no code for a CUDA device, since it was not built in from a ",
+      "header; put it into policies/rules or TANDEM_RULES_DIR, or use device: cpu"));
+}
+
+}  // namespace
 
 absl::Status LaunchCudaStep(const Program& program, const Step& step, LinearLibrary* library,
                             CudaStream stream) {
@@ -66,14 +76,15 @@ absl::Status LaunchCudaStep(const Program& program, const Step& step, LinearLibr
     case Op::kTotalVariation:
       TotalVariationCuda(program.args_as<TotalVariationArgs>(step), stream);
       break;
+    case Op::kDefer: {
+      const auto& args = program.args_as<DeferArgs>(step);
+      if (args.test.rule->defer_cuda == nullptr) return NoCodeFor(*args.test.rule);
+      args.test.rule->defer_cuda(args, stream);
+      break;
+    }
     case Op::kJudge: {
       const auto& args = program.args_as<JudgeArgs>(step);
-      if (args.rule->judge_cuda == nullptr) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("rule ", args.rule->info->name,
-                         " has no code for a CUDA device, since it was not built in from a ",
-                         "header; put it into policies/rules or TANDEM_RULES_DIR, or use device: cpu"));
-      }
+      if (args.rule->judge_cuda == nullptr) return NoCodeFor(*args.rule);
       args.rule->judge_cuda(args, stream);
       break;
     }

@@ -7,11 +7,6 @@
 #include "kernels/cuda.cuh"
 
 namespace tandem {
-namespace {
-
-constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what cuBLAS asks for on sm_90
-
-}  // namespace
 
 struct LinearLibrary::Impl {
   cublasHandle_t handle = nullptr;
@@ -28,7 +23,7 @@ LinearLibrary::~LinearLibrary() = default;
 
 std::unique_ptr<LinearLibrary> LinearLibrary::Make() {
   auto impl = std::make_unique<Impl>();
-  if (cudaMalloc(&impl->workspace, kWorkspaceBytes) != cudaSuccess) {
+  if (cudaMalloc(&impl->workspace, kLibraryWorkspaceBytes) != cudaSuccess) {
     cudaGetLastError();
     return nullptr;
   }
@@ -43,7 +38,8 @@ void LinearLibrary::Multiply(const View& weight, const void* in, int32_t n_rows,
   const auto n_outputs = static_cast<int>(weight.n_rows), in_dim = static_cast<int>(weight.n_cols);
   cublasStatus_t status = cublasSetStream(impl_->handle, stream);
   if (status == CUBLAS_STATUS_SUCCESS) {
-    status = cublasSetWorkspace(impl_->handle, impl_->workspace, kWorkspaceBytes);  // SetStream takes it away
+    status = cublasSetWorkspace(impl_->handle, impl_->workspace,
+                                kLibraryWorkspaceBytes);  // SetStream takes it away
   }
   if (status == CUBLAS_STATUS_SUCCESS) {
     status = cublasGemmEx(impl_->handle, CUBLAS_OP_T, CUBLAS_OP_N, n_outputs, n_rows, in_dim, &one,

@@ -11,6 +11,9 @@
 
 namespace tandem {
 
+// What cuBLAS asks for on sm_90, of every library.
+inline constexpr int64_t kLibraryWorkspaceBytes = int64_t{32} << 20;
+
 class LinearLibrary {
  public:
   // On the current device, with a workspace of its own. Null if cuBLAS cannot start there, or memory is short.

@@ -5,6 +5,9 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "runtime/core/cuda.h"
+#include "runtime/memory_plan.h"
+
 namespace tandem {
 namespace {
 
@@ -14,6 +17,19 @@ absl::Status InDraftStage(const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(std::string(status.message()),
                                                   " (in the first stage of the query cascade, whose only "
                                                   "model, called the target here, is the draft)"));
+}
+
+// On a device: the caches of both stages are as long as what is free allows for both.
+absl::Status ShareMemory(const PairSpec& pair, EngineOptions* shared) {
+  const Device device = pair.target.model->device();
+  if (!device.is_cuda() || shared->cache_tokens != 0) return absl::OkStatus();
+  TANDEM_RETURN_IF_ERROR(cuda::Check(device));
+  EngineOptions alone = *shared;
+  alone.gamma = 0;
+  const PlannedEngine stages[] = {PlanOf(alone, {.target = *pair.draft}), PlanOf(*shared, pair)};
+  const int64_t free = cuda::Memory(device).free;
+  shared->cache_tokens = CacheTokensThatFit(stages, free);
+  return shared->cache_tokens > 0 ? absl::OkStatus() : CheckFits(PlanMemory(stages), device, free);
 }
 
 }  // namespace
@@ -34,6 +50,7 @@ absl::StatusOr<std::unique_ptr<QueryCascade>> QueryCascade::Create(const QueryCa
     shared.max_context =
         std::min(pair.target.model->shape().max_context, pair.draft->model->shape().max_context);
   }
+  TANDEM_RETURN_IF_ERROR(ShareMemory(pair, &shared));
   EngineOptions alone = shared;
   alone.gamma = 0;
   alone.confidence_min = 0;

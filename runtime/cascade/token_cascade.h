@@ -9,7 +9,9 @@
 // from p, and settle gives the sequence back to the draft. So the target does nothing for a sequence until it is asked.
 //
 // Every position draws one uniform, of the same key as in plain decoding: a test that never defers gives the tokens of
-// the draft alone, one that always does those of the target alone, sampled or greedy.
+// the draft alone, one that always does those of the target alone, sampled or greedy. On a CUDA device in bf16 the latter
+// holds where the target alone reads its prompt as it decodes, in forwards of up to 64 rows (prefill_chunk): the target of
+// a cascade always does.
 //
 // TokenCascadeDrafter is owned by the engine; recorded from by one thread.
 #ifndef TANDEM_RUNTIME_CASCADE_TOKEN_CASCADE_H_
@@ -19,21 +21,8 @@
 
 #include "draft/drafter.h"
 #include "policies/policy.h"
-#include "runtime/core/worker.h"
 
 namespace tandem {
-
-// Parallel. For every planned sequence: if the test defers, writer = kTarget and nothing is to be drawn (wanted = 0). A
-// law that is not finite is Fault::kDraftLaw.
-struct DeferArgs {
-  static constexpr Op kOp = Op::kDefer;
-  DeferralTest test;
-  SeqState* states;
-  RowPlan rows;       // the draft's
-  Proposal proposal;  // law in; wanted and fault out
-};
-
-void DeferCpu(const DeferArgs& args, Worker worker);
 
 class TokenCascadeDrafter : public Drafter {
  public:

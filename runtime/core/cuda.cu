@@ -19,52 +19,32 @@ void Must(cudaError_t error, const char* what) {
   TANDEM_CHECK(error == cudaSuccess) << what << ": " << cudaGetErrorString(error);
 }
 
-std::string Version(int version) { return absl::StrCat(version / 1000, ".", version % 1000 / 10); }
-
-absl::Status NotThere(Device device, const std::string& why, const std::string& cure) {
-  return absl::UnavailableError(absl::StrCat(Name(device), " is not there: ", why, "; ", cure));
-}
-
 }  // namespace
 
 bool Compiled() { return true; }
 
 absl::Status Check(Device device) {
   if (!device.is_cuda()) return absl::OkStatus();
-  int driver = 0, runtime = 0, count = 0;
-  cudaDriverGetVersion(&driver);
-  cudaRuntimeGetVersion(&runtime);
-  const cudaError_t error = cudaGetDeviceCount(&count);
+  Machine machine;
+  cudaDriverGetVersion(&machine.driver_version);
+  cudaRuntimeGetVersion(&machine.runtime_version);
+  const cudaError_t error = cudaGetDeviceCount(&machine.n_devices);
   cudaGetLastError();
-  const std::string use_cpu = "use device: cpu, or a machine with an NVIDIA GPU";
-  if (driver == 0) return NotThere(device, "this machine has no NVIDIA driver", use_cpu);
-  if (error == cudaErrorInsufficientDriver) {
-    return NotThere(device,
-                    absl::StrCat("the NVIDIA driver is too old, for CUDA ", Version(driver),
-                                 "; this build needs CUDA ", Version(runtime)),
-                    "update the driver, or use device: cpu");
+  machine.driver_too_old = error == cudaErrorInsufficientDriver;
+  if (error != cudaSuccess) machine.n_devices = 0;
+  if (error != cudaSuccess && error != cudaErrorNoDevice) machine.error = cudaGetErrorString(error);
+  TANDEM_RETURN_IF_ERROR(CheckMachine(device, machine));
+  if (const cudaError_t used = cudaSetDevice(device.cuda_index); used != cudaSuccess) {
+    return absl::UnavailableError(absl::StrCat(Name(device), " is not there: ", cudaGetErrorString(used),
+                                               "; use another GPU or device: cpu"));
   }
-  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
-    return NotThere(device, "this machine has no GPU", use_cpu);
-  if (error != cudaSuccess) return NotThere(device, cudaGetErrorString(error), "use device: cpu");
-  if (device.cuda_index >= count) {
-    return NotThere(device, absl::StrCat("there are ", count, " GPUs, cuda:0 to cuda:", count - 1),
-                    "choose one of them");
-  }
-  if (const cudaError_t used = cudaSetDevice(device.cuda_index); used != cudaSuccess)
-    return NotThere(device, cudaGetErrorString(used), "use another GPU or device: cpu");
   cudaFuncAttributes attributes;
-  if (cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(&Nothing)) != cudaSuccess) {
-    cudaDeviceProp properties = {};
-    cudaGetLastError();
-    cudaGetDeviceProperties(&properties, device.cuda_index);
-    return NotThere(device,
-                    absl::StrCat("this build has no code for a GPU of compute capability ", properties.major,
-                                 ".", properties.minor),
-                    absl::StrCat("build with -DCMAKE_CUDA_ARCHITECTURES=", properties.major, properties.minor,
-                                 " (from 80 on)"));
-  }
-  return absl::OkStatus();
+  if (cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(&Nothing)) == cudaSuccess)
+    return absl::OkStatus();
+  cudaDeviceProp properties = {};
+  cudaGetLastError();
+  cudaGetDeviceProperties(&properties, device.cuda_index);
+  return NoCodeFor(device, properties.major, properties.minor);
 }
 
 MemorySize Memory(Device device) {

@@ -20,6 +20,17 @@ bool Compiled();  // into this build
 // driver too old, an index out of range, a GPU that this build has no code for.
 absl::Status Check(Device device);
 
+// What Check makes of a machine, as its driver describes it; and of a device that this build's kernels cannot run on.
+struct Machine {
+  int driver_version = 0;   // the newest CUDA that the driver supports: 12040 for 12.4; 0: there is no driver
+  int runtime_version = 0;  // of this build
+  bool driver_too_old = false;
+  std::string error;  // of counting the devices, if it failed in another way
+  int n_devices = 0;
+};
+absl::Status CheckMachine(Device device, const Machine& machine);
+absl::Status NoCodeFor(Device device, int major, int minor);
+
 // REQUIRES of all that follow: Check(device).ok(), and a CUDA device.
 
 struct MemorySize {

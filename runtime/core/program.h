@@ -40,7 +40,7 @@ enum class Op : uint16_t {
   kLookup,          // draft/ngram.h
   kHostDraft,       // draft/drafter.h: a drafter that runs on the host
   kTotalVariation,  // kernels/total_variation
-  kDefer,           // runtime/cascade/token_cascade.h
+  kDefer,           // policies/defer.h: the test of a token cascade
   kJudge,           // policies/judge.h
   kSettle,          // runtime/settle.h
   kPublish,         // runtime/settle.h

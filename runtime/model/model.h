@@ -25,6 +25,7 @@ struct ModelShape {
   std::string architecture;  // as config.json names it
   int32_t n_layers = 0;
   int32_t hidden = 0;
+  int32_t intermediate = 0;  // of the MLP
   int32_t n_heads = 0;
   int32_t n_kv_heads = 0;
   int32_t head_dim = 0;
@@ -61,6 +62,9 @@ struct Workspace {
   float* cos_sin = nullptr;    // [max_rows, head_dim]
   float* scratch = nullptr;    // per worker, as LinearArgs::scratch
 };
+
+// The bytes of a decoder's workspace, as its NewWorkspace allocates them one by one.
+std::vector<int64_t> WorkspaceSizes(const ModelShape& shape, int32_t max_rows, int32_t n_workers);
 
 // One forward to emit: which rows, on which caches, and where its logits go.
 struct Forward {

@@ -40,24 +40,20 @@ unsigned BlocksOf(int64_t n) {
 
 void Use(Device device) { TANDEM_CUDA_CHECK(cudaSetDevice(device.cuda_index)); }
 
-// For what was launched: streams that do not wait for the default one may come next.
-void Wait() {
-  TANDEM_CUDA_CHECK(cudaGetLastError());
-  TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
-}
-
 }  // namespace
 
 void FillRandomCuda(Device device, uint16_t* data, int64_t n, uint64_t seed, float deviation) {
   Use(device);
-  RandomKernel<<<BlocksOf(n), kThreads>>>(data, n, seed, deviation);
-  Wait();
+  const OwnStream stream;
+  RandomKernel<<<BlocksOf(n), kThreads, 0, stream>>>(data, n, seed, deviation);
+  stream.Wait();
 }
 
 void FillCuda(Device device, uint16_t* data, int64_t n, uint16_t value) {
   Use(device);
-  ValueKernel<<<BlocksOf(n), kThreads>>>(data, n, value);
-  Wait();
+  const OwnStream stream;
+  ValueKernel<<<BlocksOf(n), kThreads, 0, stream>>>(data, n, value);
+  stream.Wait();
 }
 
 void FillHeadCuda(Device device, uint16_t* head, const uint16_t* embedding, const int32_t* successor,
@@ -65,8 +61,9 @@ void FillHeadCuda(Device device, uint16_t* head, const uint16_t* embedding, cons
   Use(device);
   Arena arena(device);
   const int32_t* there = arena.Copy(successor, static_cast<size_t>(n_vocab));
-  HeadKernel<<<BlocksOf(n_vocab * hidden), kThreads>>>(head, embedding, there, n_vocab, hidden);
-  Wait();
+  const OwnStream stream;
+  HeadKernel<<<BlocksOf(n_vocab * hidden), kThreads, 0, stream>>>(head, embedding, there, n_vocab, hidden);
+  stream.Wait();
 }
 
 }  // namespace tandem::planted

@@ -1,5 +1,8 @@
 #include "runtime/model/runner.h"
 
+#include <algorithm>
+
+#include "kernels/attention/attention.h"
 #include "kernels/law/law.h"
 
 namespace tandem {
@@ -39,6 +42,9 @@ int32_t ModelRunner::RowsAtMost(const What& what, const Batch& batch) const {
       return batch.n_slots * (what.index == 0 ? 2 : 1);
     case PlanKind::kVerify:
       if (!options_.catches_up) return batch.n_slots * what.proposal.block;
+      // A device's kernels for more rows read all weights however few rows there are, and here most rounds have none.
+      if (model_->device().is_cuda())
+        return std::min(options_.max_rows, std::max(kAttentionDecodeRows, batch.n_slots));
       break;
   }
   return options_.max_rows;

@@ -162,7 +162,7 @@ OrderedJson SweepJson(const Config& config, const ReportHeader& header, const Sw
   json["version"] = kVersion;
   json["date"] = date;
   json["run"] = HeaderJson(header);
-  json["config"] = ConfigJson(config);
+  json["config"] = ConfigJson(config, PathForm::kGiven);  // results travel; this machine's folders do not
   // Where the prompts came from and how many were used says enough; they may be many.
   for (const char* key : {"items", "texts"}) {
     if (json["config"]["sweep"][key].is_array())

@@ -19,6 +19,7 @@
 
 #include "runtime/cli/commands.h"
 #include "runtime/cli/console.h"
+#include "runtime/core/cuda.h"
 #include "tests/runtime/tiny_checkpoints.h"
 
 namespace tandem {
@@ -775,6 +776,46 @@ TEST_F(Cli, ErrorsOfConfigurationsAndPrompts) {
       EXPECT_EQ(outcome.out, "") << one.error;
     }
   }
+}
+
+// Whatever is wrong with a device: one line, the same from every command that takes one. (This process leaves CUDA alone:
+// commands are forked from it.)
+TEST_F(Cli, ErrorsOfDevices) {
+  Config("prompts: Hello\nsampling: {max_new_tokens: 4}\n");
+  const std::string line = Tandem({"rules", "check", "chow", "--device", "cuda:999"}).err;
+  EXPECT_THAT(line, StartsWith("tandem: cuda:999 is not there: "));
+  EXPECT_EQ(line.find('\n'), line.size() - 1);
+  if (!cuda::Compiled()) {
+    EXPECT_THAT(line, HasSubstr("this build runs on the CPU alone; use device: cpu, or build with"));
+  }
+  const std::string of_target = "tandem: target.device: " + line.substr(std::string("tandem: ").size());
+  const std::vector<std::pair<std::vector<std::string>, std::string>> commands = {
+      {{"run", config_, "--set", "target.device=cuda:999"}, of_target},
+      {{"run", config_, "--set", "target.device=cuda:999", "--set", "cascade={mode: token, rule: chow}",
+        "--set", "speculation={}"},
+       of_target},
+      {{"bench", config_, "--set", "target.device=cuda:999"}, of_target},
+      {{"bench", "--planted", "llama-tiny+llama-tiny", "--device", "cuda:999"}, line},
+      {{"rules", "check", "lossless", "--device", "cuda:999"}, line},
+  };
+  for (const auto& [words, error] : commands) {
+    const Outcome outcome = Tandem(words);
+    EXPECT_EQ(outcome.code, kExitDevice) << outcome.err;
+    EXPECT_EQ(outcome.err, error);
+    EXPECT_EQ(outcome.out, "");
+  }
+}
+
+TEST_F(Cli, WhatDoesNotFitOnADevice) {
+  Config("prompts: Hello\nsampling: {max_new_tokens: 4}\n");
+  const Outcome outcome =
+      Tandem({"run", config_, "--set", "target.device=cuda", "--set", "cache.tokens=1000000000"});
+  EXPECT_EQ(outcome.code, kExitDevice) << outcome.err;
+  if (outcome.err.find("is not there") != std::string::npos) GTEST_SKIP() << outcome.err;
+  EXPECT_THAT(outcome.err, StartsWith("tandem: cuda:0: the run needs "));
+  EXPECT_THAT(outcome.err, HasSubstr("is the largest part"));
+  EXPECT_THAT(outcome.err, HasSubstr("lower cache.tokens, or use dtype: bf16\n"));
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1);
 }
 
 TEST_F(Cli, ErrorsOfCheckpoints) {

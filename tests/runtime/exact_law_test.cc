@@ -84,6 +84,26 @@ TEST(Law, ThroughATable) {
   EXPECT_EQ(result.tv_to_target, direct.tv_to_target);
 }
 
+// The same for a token cascade, whose test is a step of its own.
+TEST(Law, OfATokenCascadeOnACudaDevice) {
+  TANDEM_SKIP_WITHOUT(kCudaDevice);
+  for (const RuleEntry& rule : Rules()) {
+    if (!rule.info->draft_only) continue;
+    for (const auto& params : CheckSettings(*rule.info)) {
+      for (const float temperature : {0.7f, 0.f}) {
+        const LawCheckResult result = Check({.policy = {.rule = rule.info->name, .params = params},
+                                             .n_tokens = temperature == 0 ? 6 : 3,
+                                             .sampling = {.temperature = temperature},
+                                             .token_cascade = true,
+                                             .device = kCudaDevice});
+        EXPECT_TRUE(result.ok()) << rule.info->name << " T " << temperature << ": "
+                                 << result.largest_difference;
+        EXPECT_NEAR(result.total, 1, 1e-12);
+      }
+    }
+  }
+}
+
 TEST(Law, OnACudaDevice) {
   TANDEM_SKIP_WITHOUT(kCudaDevice);
   for (const Verification verification : {Verification::kToken, Verification::kBlock}) {

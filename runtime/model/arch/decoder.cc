@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <utility>
 
 #include "kernels/attention/attention.h"
@@ -38,6 +39,7 @@ DecoderModel::DecoderModel(const ModelConfig& config, GenerationDefaults generat
   shape_.architecture = config.architecture;
   shape_.n_layers = config.n_layers;
   shape_.hidden = config.hidden;
+  shape_.intermediate = config.intermediate;
   shape_.n_heads = config.n_heads;
   shape_.n_kv_heads = config.n_kv_heads;
   shape_.head_dim = config.head_dim;
@@ -109,24 +111,33 @@ void DecoderModel::FinishReading(const WeightReader& weights, View embedding) {
   shape_.weight_dtype = static_cast<DType>(std::max_element(bytes_of, bytes_of + 3) - bytes_of);
 }
 
-Workspace DecoderModel::NewWorkspace(Arena& arena, int32_t max_rows, int32_t n_workers) const {
-  const auto rows = static_cast<size_t>(max_rows);
+std::vector<int64_t> WorkspaceSizes(const ModelShape& shape, int32_t max_rows, int32_t n_workers) {
+  const int64_t rows = max_rows, q_dim = int64_t{shape.n_heads} * shape.head_dim,
+                kv_dim = int64_t{shape.n_kv_heads} * shape.head_dim;
   int64_t scratch = 0;  // of one worker, for the widest product
-  for (int32_t in_dim : {config_.hidden, config_.q_dim(), config_.intermediate}) {
-    scratch = std::max(scratch, LinearScratch(max_rows, in_dim));
+  for (const int64_t in_dim : {int64_t{shape.hidden}, q_dim, int64_t{shape.intermediate}}) {
+    scratch = std::max(scratch, LinearScratch(max_rows, static_cast<int32_t>(in_dim)));
   }
+  std::vector<int64_t> sizes;
+  for (const int64_t n :
+       {rows * shape.hidden, rows * q_dim, rows * kv_dim, rows * kv_dim, rows * q_dim,
+        rows * shape.intermediate, rows * shape.intermediate, rows * shape.head_dim, scratch * n_workers}) {
+    sizes.push_back(n * static_cast<int64_t>(sizeof(float)));
+  }
+  return sizes;
+}
+
+Workspace DecoderModel::NewWorkspace(Arena& arena, int32_t max_rows, int32_t n_workers) const {
   Workspace workspace;
   workspace.max_rows = max_rows;
   workspace.n_workers = n_workers;
-  workspace.x = arena.New<float>(rows * config_.hidden);
-  workspace.q = arena.New<float>(rows * config_.q_dim());
-  workspace.k = arena.New<float>(rows * config_.kv_dim());
-  workspace.v = arena.New<float>(rows * config_.kv_dim());
-  workspace.attention = arena.New<float>(rows * config_.q_dim());
-  workspace.gate = arena.New<float>(rows * config_.intermediate);
-  workspace.up = arena.New<float>(rows * config_.intermediate);
-  workspace.cos_sin = arena.New<float>(rows * config_.head_dim);
-  workspace.scratch = arena.New<float>(static_cast<size_t>(scratch) * n_workers);
+  const std::vector<int64_t> sizes = WorkspaceSizes(shape_, max_rows, n_workers);
+  float** const buffers[] = {&workspace.x,  &workspace.q,         &workspace.k,
+                             &workspace.v,  &workspace.attention, &workspace.gate,
+                             &workspace.up, &workspace.cos_sin,   &workspace.scratch};
+  TANDEM_CHECK(sizes.size() == std::size(buffers));
+  for (size_t i = 0; i < sizes.size(); ++i)
+    *buffers[i] = arena.New<float>(static_cast<size_t>(sizes[i]) / sizeof(float));
   return workspace;
 }
 

@@ -1,5 +1,6 @@
 // The query-level cascade: scores against a computation from whole prefixes, its limits (the draft alone, the target
-// alone), that each request gets what its own score says in any company, and what a caller sees of it and when.
+// alone), that each request gets what its own score says in any company, and what a caller sees of it and when; on the CPU
+// and on a CUDA device.
 // ctest-label: concurrent
 #include "runtime/cascade/query_cascade.h"
 
@@ -9,6 +10,7 @@
 #include <limits>
 #include <map>
 
+#include "tests/on_device.h"
 #include "tests/runtime/pairs.h"
 
 namespace tandem {
@@ -16,11 +18,13 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-PairSpec HashPair() { return {.target = {.model = HashTarget()}, .draft = ModelSpec{.model = HashDraft()}}; }
+PairSpec HashPair(Device device) {
+  return {.target = {.model = HashTarget(device)}, .draft = ModelSpec{.model = HashDraft(device)}};
+}
 
-std::unique_ptr<QueryCascade> MakeCascade(const QueryCascadeOptions& cascade, const EngineOptions& options,
-                                          PairSpec pair = HashPair(), const PolicyOptions& policy = {}) {
-  auto made = QueryCascade::Create(cascade, options, std::move(pair), MakePolicy(policy));
+std::unique_ptr<QueryCascade> MakeCascade(Device device, const QueryCascadeOptions& cascade,
+                                          const EngineOptions& options) {
+  auto made = QueryCascade::Create(cascade, options, HashPair(device), MakePolicy());
   EXPECT_TRUE(made.ok()) << made.status();
   return *std::move(made);
 }
@@ -65,6 +69,13 @@ std::vector<double> LogProbs(const Request& request, const std::vector<int32_t>&
   return log_probs;
 }
 
+class QueryCascadeOn : public testing::TestWithParam<Device> {
+ protected:
+  void SetUp() override { TANDEM_SKIP_WITHOUT(GetParam()); }
+};
+INSTANTIATE_TEST_SUITE_P(, QueryCascadeOn, testing::Values(kCpuDevice, kCudaDevice),
+                         [](const auto& info) { return info.param.is_cuda() ? "Cuda" : "Cpu"; });
+
 struct Score {
   AnswerScore kind;
   double quantile;
@@ -92,7 +103,7 @@ TEST(Score, ByHand) {
   EXPECT_DOUBLE_EQ(ScoreOf(AnswerScore::kQuantile, 0.9, std::vector<float>{-7}), -7);
 }
 
-TEST(QueryCascade, ScoresAreThoseOfTheAnswersFromWholePrefixes) {
+TEST_P(QueryCascadeOn, ScoresAreThoseOfTheAnswersFromWholePrefixes) {
   for (const Sampling& sampling : {Sampling{}, Sampling{.temperature = 0.6f, .top_k = 5}}) {
     const std::vector<Request> requests = SomeRequests(5, sampling);
     for (const Score& score : {Score{AnswerScore::kMean, 0},
@@ -100,7 +111,8 @@ TEST(QueryCascade, ScoresAreThoseOfTheAnswersFromWholePrefixes) {
                                {AnswerScore::kQuantile, 0},
                                {AnswerScore::kQuantile, 0.1},
                                {AnswerScore::kQuantile, 0.5}}) {
-      auto cascade = MakeCascade({score.kind, score.quantile, -kInfinity}, {.n_slots = 3, .max_context = 96});
+      auto cascade = MakeCascade(GetParam(), {score.kind, score.quantile, -kInfinity},
+                                 {.n_slots = 3, .max_context = 96});
       for (const RequestResult& result : RunAll(*cascade, requests)) {
         ASSERT_TRUE(result.score.has_value());
         const double wanted = Expected(score, LogProbs(result.request, result.token_ids));
@@ -116,7 +128,9 @@ struct Way {
   int32_t n_slots;
   int32_t gamma;
 };
-std::vector<Way> Ways() {
+std::vector<Way> Ways(Device device) {
+  if (device.is_cuda())
+    return {{StreamMode::kInline, 1, 3}, {StreamMode::kInline, 2, 0}, {StreamMode::kInline, 4, 3}};
   std::vector<Way> ways;
   for (const StreamMode streams : {StreamMode::kInline, StreamMode::kThreaded, StreamMode::kAdversarial}) {
     for (const int32_t n_slots : {1, 2, 4}) {
@@ -145,13 +159,13 @@ std::vector<std::vector<int32_t>> Alone(const ModelSpec& model, const std::vecto
   return tokens;
 }
 
-TEST(QueryCascade, ItsLimitsAreTheModelsAlone) {
+TEST_P(QueryCascadeOn, ItsLimitsAreTheModelsAlone) {
   for (const Sampling& sampling : {Sampling{}, Sampling{.temperature = 0.8f, .top_p = 0.9f}}) {
     const std::vector<Request> requests = SomeRequests(6, sampling);
-    const auto draft = Alone({.model = HashDraft()}, requests);
-    const auto target = Alone({.model = HashTarget()}, requests);
-    for (const Way& way : Ways()) {
-      auto never = MakeCascade({.threshold = -kInfinity}, OptionsOf(way));
+    const auto draft = Alone({.model = HashDraft(GetParam())}, requests);
+    const auto target = Alone({.model = HashTarget(GetParam())}, requests);
+    for (const Way& way : Ways(GetParam())) {
+      auto never = MakeCascade(GetParam(), {.threshold = -kInfinity}, OptionsOf(way));
       std::vector<RequestResult> results = RunAll(*never, requests);
       for (size_t i = 0; i < results.size(); ++i) {
         ASSERT_EQ(results[i].token_ids, draft[i]);
@@ -164,7 +178,7 @@ TEST(QueryCascade, ItsLimitsAreTheModelsAlone) {
       }
       // Speculation that samples draws other numbers: the law is the target's then, the tokens are not.
       if (way.gamma > 0 && !sampling.greedy()) continue;
-      auto always = MakeCascade({.threshold = kInfinity}, OptionsOf(way));
+      auto always = MakeCascade(GetParam(), {.threshold = kInfinity}, OptionsOf(way));
       results = RunAll(*always, requests);
       for (size_t i = 0; i < results.size(); ++i) {
         const SpeculationCounts& counts = results[i].counts;
@@ -182,10 +196,10 @@ TEST(QueryCascade, ItsLimitsAreTheModelsAlone) {
   }
 }
 
-TEST(QueryCascade, EachRequestGetsWhatItsOwnScoreSays) {
+TEST_P(QueryCascadeOn, EachRequestGetsWhatItsOwnScoreSays) {
   std::vector<Request> requests = SomeRequests(7, {});
-  const auto draft = Alone({.model = HashDraft()}, requests);
-  const auto target = Alone({.model = HashTarget()}, requests);
+  const auto draft = Alone({.model = HashDraft(GetParam())}, requests);
+  const auto target = Alone({.model = HashTarget(GetParam())}, requests);
   const Score score{AnswerScore::kMean, 0};
   std::map<std::string, std::vector<int32_t>> wanted;
   std::vector<double> scores;
@@ -196,9 +210,9 @@ TEST(QueryCascade, EachRequestGetsWhatItsOwnScoreSays) {
   const double threshold = (sorted[3] + sorted[2]) / 2;
   for (size_t i = 0; i < requests.size(); ++i)
     wanted[requests[i].id] = scores[i] < threshold ? target[i] : draft[i];
-  for (const Way& way : Ways()) {
+  for (const Way& way : Ways(GetParam())) {
     std::rotate(requests.begin(), requests.begin() + 1, requests.end());
-    auto cascade = MakeCascade({.threshold = threshold}, OptionsOf(way));
+    auto cascade = MakeCascade(GetParam(), {.threshold = threshold}, OptionsOf(way));
     for (int repeat = 0; repeat < 2; ++repeat) {  // the second run begins with what the first left
       int n_redone = 0;
       const std::vector<RequestResult> results = RunAll(*cascade, requests);
@@ -212,15 +226,15 @@ TEST(QueryCascade, EachRequestGetsWhatItsOwnScoreSays) {
   }
 }
 
-TEST(QueryCascade, StopIdsEndEitherAnswer) {
+TEST_P(QueryCascadeOn, StopIdsEndEitherAnswer) {
   std::vector<Request> requests = SomeRequests(6, {});
-  const auto draft = Alone({.model = HashDraft()}, requests);
-  const auto target = Alone({.model = HashTarget()}, requests);
+  const auto draft = Alone({.model = HashDraft(GetParam())}, requests);
+  const auto target = Alone({.model = HashTarget(GetParam())}, requests);
   for (const bool redo : {false, true}) {
     const auto& alone = redo ? target : draft;
     for (size_t i = 0; i < requests.size(); ++i) requests[i].stop_ids = {alone[i][4]};
-    auto cascade =
-        MakeCascade({.threshold = redo ? kInfinity : -kInfinity}, OptionsOf({StreamMode::kInline, 2, 2}));
+    auto cascade = MakeCascade(GetParam(), {.threshold = redo ? kInfinity : -kInfinity},
+                               OptionsOf({StreamMode::kInline, 2, 2}));
     const std::vector<RequestResult> results = RunAll(*cascade, requests);
     for (size_t i = 0; i < results.size(); ++i) {
       const auto end = std::find(alone[i].begin(), alone[i].end(), alone[i][4]) + 1;
@@ -250,11 +264,11 @@ class Recorder : public EngineListener {
   int n_rounds_until_cancel = 0;
 };
 
-TEST(QueryCascade, WhatIsShownIsFinalAndTimesAreTheCallers) {
+TEST_P(QueryCascadeOn, WhatIsShownIsFinalAndTimesAreTheCallers) {
   for (const bool redo : {false, true}) {
     const std::vector<Request> requests = SomeRequests(5, {});
-    auto cascade =
-        MakeCascade({.threshold = redo ? kInfinity : -kInfinity}, {.n_slots = 2, .max_context = 96});
+    auto cascade = MakeCascade(GetParam(), {.threshold = redo ? kInfinity : -kInfinity},
+                               {.n_slots = 2, .max_context = 96});
     Recorder recorder;
     for (const RequestResult& result : RunAll(*cascade, requests, &recorder)) {
       EXPECT_EQ(recorder.n_calls[result.request.id] == 1, !redo);
@@ -273,9 +287,9 @@ TEST(QueryCascade, WhatIsShownIsFinalAndTimesAreTheCallers) {
 }
 
 // With a batch of 1 a request goes through both stages before the next one begins.
-TEST(QueryCascade, NoMoreThanABatchIsAtWork) {
+TEST_P(QueryCascadeOn, NoMoreThanABatchIsAtWork) {
   for (const int32_t n_slots : {1, 2, 3}) {
-    auto cascade = MakeCascade({.threshold = kInfinity}, {.n_slots = n_slots, .max_context = 96});
+    auto cascade = MakeCascade(GetParam(), {.threshold = kInfinity}, {.n_slots = n_slots, .max_context = 96});
     const std::vector<RequestResult> results = RunAll(*cascade, SomeRequests(7, {}));
     for (const RequestResult& one : results) {
       int n_others = 0;  // at work at the moment at which this one was admitted
@@ -287,10 +301,11 @@ TEST(QueryCascade, NoMoreThanABatchIsAtWork) {
   }
 }
 
-TEST(QueryCascade, ARunThatIsCancelledKeepsWhatWasShown) {
+TEST_P(QueryCascadeOn, ARunThatIsCancelledKeepsWhatWasShown) {
   const std::vector<Request> requests = SomeRequests(4, {});
-  const auto target = Alone({.model = HashTarget()}, requests);
-  auto cascade = MakeCascade({.threshold = kInfinity}, {.n_slots = 2, .max_context = 96, .prefill_chunk = 8});
+  const auto target = Alone({.model = HashTarget(GetParam())}, requests);
+  auto cascade = MakeCascade(GetParam(), {.threshold = kInfinity},
+                             {.n_slots = 2, .max_context = 96, .prefill_chunk = 8});
   for (int n = 1; n < 60; n += 3) {
     Recorder recorder;
     recorder.n_rounds_until_cancel = n;
@@ -309,12 +324,12 @@ TEST(QueryCascade, ARunThatIsCancelledKeepsWhatWasShown) {
 }
 
 // In both stages sequences lose their pages to others.
-TEST(QueryCascade, ShortagesChangeNothing) {
+TEST_P(QueryCascadeOn, ShortagesChangeNothing) {
   std::vector<Request> requests = SomeRequests(5, {});
   for (Request& request : requests) request.max_new_tokens = 60 - static_cast<int32_t>(request.prompt.size());
-  const auto target = Alone({.model = HashTarget()}, requests);
+  const auto target = Alone({.model = HashTarget(GetParam())}, requests);
   auto cascade =
-      MakeCascade({.threshold = kInfinity},
+      MakeCascade(GetParam(), {.threshold = kInfinity},
                   {.n_slots = 4, .gamma = 2, .max_context = 96, .page_size = 4, .cache_tokens = 60});
   const std::vector<RequestResult> results = RunAll(*cascade, requests);
   int64_t n_preemptions = 0;
@@ -331,10 +346,10 @@ TEST(QueryCascade, WhatItCannotUseIsRefused) {
   };
   EXPECT_EQ(message({.target = {.model = HashTarget()}}, {}), "a query cascade needs a draft model");
   EXPECT_EQ(
-      message(HashPair(), {.rule = "token_v3"}),
+      message(HashPair({}), {.rule = "token_v3"}),
       "rule token_v3 is lossy, and what a query cascade redoes is the target's own answer; use an exact rule "
       "(lossless)");
-  auto cascade = MakeCascade({}, {.max_context = 32, .page_size = 4, .cache_tokens = 20});
+  auto cascade = MakeCascade({}, {}, {.max_context = 32, .page_size = 4, .cache_tokens = 20});
   EXPECT_EQ(cascade->Submit({.id = "a", .prompt = {}, .max_new_tokens = 1}).message(),
             "request a: the prompt is empty; expected at least one token");
   EXPECT_EQ(

@@ -1,5 +1,5 @@
 // The token-level cascade: its exact law, its equality with a plain loop over the two models, its limits (the draft
-// alone, the target alone), and that company, chunks, threads and long gaps change nothing.
+// alone, the target alone), and that company, chunks, threads and long gaps change nothing; on the CPU and on a CUDA device.
 // ctest-label: concurrent
 #include "runtime/cascade/token_cascade.h"
 
@@ -13,12 +13,22 @@
 #include "policies/registry.h"
 #include "runtime/enumerate.h"
 #include "runtime/rules_check.h"
+#include "tests/on_device.h"
 #include "tests/runtime/pairs.h"
 
 namespace tandem {
 namespace {
 
-PairSpec HashPair() { return {.target = {.model = HashTarget()}, .draft = ModelSpec{.model = HashDraft()}}; }
+class TokenCascade : public testing::TestWithParam<Device> {
+ protected:
+  void SetUp() override { TANDEM_SKIP_WITHOUT(GetParam()); }
+};
+INSTANTIATE_TEST_SUITE_P(, TokenCascade, testing::Values(kCpuDevice, kCudaDevice),
+                         [](const auto& info) { return info.param.is_cuda() ? "Cuda" : "Cpu"; });
+
+PairSpec HashPair(Device device = {}) {
+  return {.target = {.model = HashTarget(device)}, .draft = ModelSpec{.model = HashDraft(device)}};
+}
 
 std::unique_ptr<Policy> DefersAt(double alpha, const std::string& rule = "chow") {
   return MakePolicy({.rule = rule, .params = {{"alpha", alpha}}});
@@ -75,9 +85,11 @@ std::vector<Request> SomeRequests(int32_t n, const Sampling& sampling) {
 }
 
 // The law of the first tokens through the engine, every outcome swept, against q or p as the formula chooses.
-double LargestDifference(const std::string& rule, double alpha, double temperature, uint64_t salt) {
+double LargestDifference(const std::string& rule, double alpha, double temperature, uint64_t salt,
+                         Device device) {
   constexpr int32_t kTokens = 3, kWords = 3;
-  const HashChainModel target(kWords, 2 * salt, 2), draft(kWords, 2 * salt + 1, 2);
+  const HashChainModel target(kWords, 2 * salt, 2, 4096, device),
+      draft(kWords, 2 * salt + 1, 2, 4096, device);
   const std::vector<int32_t> prompt = {0, 1};
   std::vector<double> claimed(27, 0);
   const std::function<void(std::vector<int32_t>, int64_t, double)> claim =
@@ -100,16 +112,25 @@ double LargestDifference(const std::string& rule, double alpha, double temperatu
   claim(prompt, 0, 1);
 
   OutcomeSweep sweep(27);
-  auto engine = MakeEngine(
-      {.max_context = 16, .page_size = 3, .prefill_chunk = 2, .uniforms = {&sweep}, .token_cascade = true},
-      {.target = {.model = std::make_shared<HashChainModel>(target)},
-       .draft = ModelSpec{.model = std::make_shared<HashChainModel>(draft)}},
-      DefersAt(alpha, rule));
+  Arena shared(device, Access::kShared);
+  UniformTable* table = device.is_cuda() ? shared.New<UniformTable>(1) : nullptr;
+  auto engine =
+      MakeEngine({.max_context = 16,
+                  .page_size = 3,
+                  .prefill_chunk = 2,
+                  .rounds_ahead = 0,  // a round that is queued ahead would draw numbers that decide nothing
+                  .uniforms = table != nullptr ? Uniforms{.table = table} : Uniforms{.probe = &sweep},
+                  .token_cascade = true},
+                 {.target = {.model = std::make_shared<HashChainModel>(target)},
+                  .draft = ModelSpec{.model = std::make_shared<HashChainModel>(draft)}},
+                 DefersAt(alpha, rule));
   const Request request{.prompt = prompt,
                         .sampling = {.temperature = static_cast<float>(temperature)},
                         .max_new_tokens = kTokens};
   const std::vector<double> law = sweep.Run([&]() -> int64_t {
+    if (table != nullptr) sweep.Fill(table);
     const RequestResult result = RunAll(*engine, {request})[0];
+    if (table != nullptr && !sweep.TakeCells(*table).ok()) return -1;
     int64_t index = 0;
     for (const int32_t token : result.token_ids) index = index * kWords + token;
     return index;
@@ -119,14 +140,16 @@ double LargestDifference(const std::string& rule, double alpha, double temperatu
   return largest;
 }
 
-TEST(TokenCascade, ItsLawIsQWhereTheDraftDoesNotDeferAndElseP) {
+TEST_P(TokenCascade, ItsLawIsQWhereTheDraftDoesNotDeferAndElseP) {
+  const uint64_t n_models =
+      GetParam().is_cuda() ? 1 : 3;  // to make an engine takes a tenth of a second there
   const std::map<std::string, std::vector<double>> settings = {{"chow", {0, 0.2, 0.35, 0.45, 0.6, 1}},
                                                                {"entropy", {0, 0.5, 0.8, 1, 2}}};
   for (const auto& [rule, alphas] : settings) {
     for (const double alpha : alphas) {
       for (const double temperature : {0.0, 0.7, 1.4}) {
-        for (uint64_t salt = 1; salt <= 3; ++salt) {
-          EXPECT_LT(LargestDifference(rule, alpha, temperature, salt), 1e-6)
+        for (uint64_t salt = 1; salt <= n_models; ++salt) {
+          EXPECT_LT(LargestDifference(rule, alpha, temperature, salt, GetParam()), 1e-6)
               << rule << " " << alpha << " T " << temperature;
         }
       }
@@ -135,18 +158,20 @@ TEST(TokenCascade, ItsLawIsQWhereTheDraftDoesNotDeferAndElseP) {
 }
 
 // The same through the machinery of `rules check`, with truncation: against the law that the rule itself claims.
-TEST(TokenCascade, ItsLawIsTheOneThatTheRuleClaims) {
+TEST_P(TokenCascade, ItsLawIsTheOneThatTheRuleClaims) {
   for (const Sampling& sampling :
        {Sampling{.temperature = 0.7f}, Sampling{.temperature = 1.2f, .top_k = 2}, Sampling{}}) {
     for (const char* rule : {"chow", "entropy"}) {
-      LawCheck check{
-          .policy = {.rule = rule, .params = {{"alpha", 0.5}}}, .sampling = sampling, .token_cascade = true};
+      LawCheck check{.policy = {.rule = rule, .params = {{"alpha", 0.5}}},
+                     .sampling = sampling,
+                     .token_cascade = true,
+                     .device = GetParam()};
       const absl::StatusOr<LawCheckResult> result = CheckLaw(check);
       ASSERT_TRUE(result.ok()) << result.status();
       EXPECT_TRUE(result->ok()) << rule << ": " << result->largest_difference;
       EXPECT_NEAR(result->total, 1, 1e-12);
       // A uniform of one position that serves the next as well is seen.
-      if (sampling.greedy()) continue;
+      if (sampling.greedy() || GetParam().is_cuda()) continue;  // a device looks numbers up by their own keys
       check.rekey = [](UniformKey key) {
         key.base = 0;
         return key;
@@ -161,7 +186,10 @@ struct Way {
   int32_t n_slots;
   int32_t prefill_chunk;
 };
-std::vector<Way> Ways() {
+std::vector<Way> Ways(Device device) {
+  if (device.is_cuda()) {
+    return {{StreamMode::kInline, 1, 1}, {StreamMode::kInline, 3, 5}, {StreamMode::kInline, 4, 64}};
+  }
   std::vector<Way> ways;
   for (const StreamMode streams : {StreamMode::kInline, StreamMode::kThreaded, StreamMode::kAdversarial}) {
     for (int32_t n_slots = 1; n_slots <= 4; ++n_slots) {
@@ -182,7 +210,7 @@ EngineOptions OptionsOf(const Way& way, uint64_t seed) {
           .token_cascade = true};
 }
 
-TEST(TokenCascade, GreedyIsThePlainLoopInEveryCompany) {
+TEST_P(TokenCascade, GreedyIsThePlainLoopInEveryCompany) {
   const std::vector<Request> requests = SomeRequests(5, {});
   for (const auto& [rule, alphas] :
        std::map<std::string, std::vector<double>>{{"chow", {0.6, 0.7, 0.75}}, {"entropy", {1.6, 1.9}}}) {
@@ -196,8 +224,8 @@ TEST(TokenCascade, GreedyIsThePlainLoopInEveryCompany) {
       }
       ASSERT_GT(n_draft, n_all / 20) << rule << " " << alpha;
       ASSERT_LT(n_draft, n_all * 19 / 20) << rule << " " << alpha;
-      for (const Way& way : Ways()) {
-        auto engine = MakeEngine(OptionsOf(way, 3), HashPair(), DefersAt(alpha, rule));
+      for (const Way& way : Ways(GetParam())) {
+        auto engine = MakeEngine(OptionsOf(way, 3), HashPair(GetParam()), DefersAt(alpha, rule));
         const std::vector<RequestResult> results = RunAll(*engine, requests);
         for (size_t i = 0; i < results.size(); ++i) {
           ASSERT_EQ(results[i].token_ids, loop[i].tokens)
@@ -219,16 +247,17 @@ TEST(TokenCascade, GreedyIsThePlainLoopInEveryCompany) {
   }
 }
 
-TEST(TokenCascade, SampledTokensDependOnNeitherCompanyNorOrder) {
+TEST_P(TokenCascade, SampledTokensDependOnNeitherCompanyNorOrder) {
   std::vector<Request> requests = SomeRequests(6, {.temperature = 0.9f, .top_k = 9, .min_p = 0.01f});
   std::map<std::string, std::vector<int32_t>> alone;
   for (const Request& request : requests) {
-    auto engine = MakeEngine({.max_context = 128, .token_cascade = true}, HashPair(), DefersAt(0.7));
+    auto engine =
+        MakeEngine({.max_context = 128, .token_cascade = true}, HashPair(GetParam()), DefersAt(0.7));
     alone[request.id] = RunAll(*engine, {request})[0].token_ids;
   }
-  for (const Way& way : Ways()) {
+  for (const Way& way : Ways(GetParam())) {
     std::rotate(requests.begin(), requests.begin() + 1, requests.end());
-    auto engine = MakeEngine(OptionsOf(way, 5), HashPair(), DefersAt(0.7));
+    auto engine = MakeEngine(OptionsOf(way, 5), HashPair(GetParam()), DefersAt(0.7));
     for (int repeat = 0; repeat < 2; ++repeat) {
       for (const RequestResult& result : RunAll(*engine, requests)) {
         ASSERT_EQ(result.token_ids, alone[result.request.id])
@@ -260,13 +289,13 @@ void ExpectLimits(const PairSpec& pair, std::vector<Request> requests, const Way
   }
 }
 
-TEST(TokenCascade, ItsLimitsAreTheModelsAlone) {
-  for (const Way& way : Ways()) ExpectLimits(HashPair(), SomeRequests(4, {}), way, 128);
+TEST_P(TokenCascade, ItsLimitsAreTheModelsAlone) {
+  for (const Way& way : Ways(GetParam())) ExpectLimits(HashPair(GetParam()), SomeRequests(4, {}), way, 128);
 }
 
-TEST(TokenCascade, ItsLimitsAreTheModelsAloneOnCheckpoints) {
+TEST_P(TokenCascade, ItsLimitsAreTheModelsAloneOnCheckpoints) {
   const auto golden = [](const std::string& name) {
-    auto model = LoadModel(TANDEM_SOURCE_DIR "/tests/golden/models/" + name);
+    auto model = LoadModel(TANDEM_SOURCE_DIR "/tests/golden/models/" + name, GetParam());
     EXPECT_TRUE(model.ok()) << model.status();
     return *model;
   };
@@ -281,15 +310,16 @@ TEST(TokenCascade, ItsLimitsAreTheModelsAloneOnCheckpoints) {
                         .draft = ModelSpec{.model = draft, .dtype = dtype},
                         .n_vocab = n_shared};
     for (const StreamMode streams : {StreamMode::kInline, StreamMode::kAdversarial}) {
+      if (GetParam().is_cuda() && streams != StreamMode::kInline) continue;
       ExpectLimits(pair, requests, {streams, 3, 7}, 64);
     }
   }
 }
 
 // Sequences lose their pages while their draft writes and while their target catches up, and go on as they were.
-TEST(TokenCascade, PreemptionChangesNothing) {
+TEST_P(TokenCascade, PreemptionChangesNothing) {
   const std::vector<Request> requests = SomeRequests(4, {});
-  for (const Way& way : Ways()) {
+  for (const Way& way : Ways(GetParam())) {
     for (const double alpha : {0.5, 0.7}) {
       for (const Sampling& sampling : {Sampling{}, Sampling{.temperature = 0.8f, .top_p = 0.95f}}) {
         const auto run = [&](int64_t cache_tokens) {
@@ -298,7 +328,7 @@ TEST(TokenCascade, PreemptionChangesNothing) {
           options.cache_tokens = cache_tokens;
           std::vector<Request> sampled = requests;
           for (Request& request : sampled) request.sampling = sampling;
-          auto engine = MakeEngine(options, HashPair(), DefersAt(alpha));
+          auto engine = MakeEngine(options, HashPair(GetParam()), DefersAt(alpha));
           return RunAll(*engine, sampled);
         };
         // The longest has 40 + 37 tokens.
@@ -320,7 +350,7 @@ TEST(TokenCascade, PreemptionChangesNothing) {
 }
 
 // The draft writes for hundreds of tokens; when it defers at last, the target has the prompt and all of them to read.
-TEST(TokenCascade, ALongGapIsCaughtUp) {
+TEST_P(TokenCascade, ALongGapIsCaughtUp) {
   constexpr int32_t kMost = 700;
   const auto draft = HashDraft();
   Request request;
@@ -347,13 +377,14 @@ TEST(TokenCascade, ALongGapIsCaughtUp) {
   // In company of others that defer often, with chunks from one row on: catching up takes up to hundreds of rounds.
   for (const int32_t chunk : {1, 16, 128, 1024}) {
     for (const StreamMode streams : {StreamMode::kInline, StreamMode::kAdversarial}) {
+      if (GetParam().is_cuda() && streams != StreamMode::kInline) continue;
       auto engine = MakeEngine({.n_slots = 3,
                                 .max_context = 1024,
                                 .prefill_chunk = chunk,
                                 .streams = streams,
                                 .adversary_seed = 17,
                                 .token_cascade = true},
-                               HashPair(), DefersAt(alpha));
+                               HashPair(GetParam()), DefersAt(alpha));
       const std::vector<RequestResult> results = RunAll(
           *engine, {request, {.id = "b", .prompt = SomePrompt(200, 5), .max_new_tokens = 300}, request});
       for (const size_t i : {size_t{0}, size_t{2}}) {
@@ -365,15 +396,15 @@ TEST(TokenCascade, ALongGapIsCaughtUp) {
   }
 }
 
-TEST(TokenCascade, StopIdsAndLimitsEndIt) {
+TEST_P(TokenCascade, StopIdsAndLimitsEndIt) {
   const Request free{.prompt = SomePrompt(12, 5), .max_new_tokens = 30};
   const std::vector<int32_t> all = GreedyCascade("chow", 0.7, free.prompt, 30).tokens;
   for (int32_t at = 0; at < 30; ++at) {
     const auto first = std::find(all.begin(), all.end(), all[at]) - all.begin();
     Request request = free;
     request.stop_ids = {all[at]};
-    auto engine =
-        MakeEngine({.max_context = 64, .prefill_chunk = 4, .token_cascade = true}, HashPair(), DefersAt(0.7));
+    auto engine = MakeEngine({.max_context = 64, .prefill_chunk = 4, .token_cascade = true},
+                             HashPair(GetParam()), DefersAt(0.7));
     RequestResult result = RunAll(*engine, {request})[0];
     EXPECT_EQ(result.token_ids, std::vector<int32_t>(all.begin(), all.begin() + first + 1));
     EXPECT_EQ(result.finish, FinishReason::kStop);
@@ -384,13 +415,13 @@ TEST(TokenCascade, StopIdsAndLimitsEndIt) {
     EXPECT_EQ(result.finish, FinishReason::kLength);
   }
   // The context is as long as it may be.
-  auto engine =
-      MakeEngine({.max_context = 20, .page_size = 4, .token_cascade = true}, HashPair(), DefersAt(0.7));
+  auto engine = MakeEngine({.max_context = 20, .page_size = 4, .token_cascade = true}, HashPair(GetParam()),
+                           DefersAt(0.7));
   EXPECT_EQ(RunAll(*engine, {free})[0].token_ids, std::vector<int32_t>(all.begin(), all.begin() + 8));
 }
 
 // Ends the run while the target catches up; the slot's next sequence begins with the draft again.
-TEST(TokenCascade, ARunThatIsCancelledInACatchUpLeavesNothingBehind) {
+TEST_P(TokenCascade, ARunThatIsCancelledInACatchUpLeavesNothingBehind) {
   class After : public EngineListener {
    public:
     explicit After(int n) : n_(n) {}
@@ -401,8 +432,8 @@ TEST(TokenCascade, ARunThatIsCancelledInACatchUpLeavesNothingBehind) {
   };
   const Request request{.prompt = SomePrompt(60, 5), .max_new_tokens = 20};
   const Written loop = GreedyCascade("chow", 0.7, request.prompt, 20);
-  auto engine =
-      MakeEngine({.max_context = 128, .prefill_chunk = 4, .token_cascade = true}, HashPair(), DefersAt(0.7));
+  auto engine = MakeEngine({.max_context = 128, .prefill_chunk = 4, .token_cascade = true},
+                           HashPair(GetParam()), DefersAt(0.7));
   for (int n_rounds = 1; n_rounds < 25; ++n_rounds) {
     ASSERT_TRUE(engine->Submit(request).ok());
     After listener(n_rounds);
@@ -420,6 +451,7 @@ class NanModel : public Model {
  public:
   explicit NanModel(std::shared_ptr<const HashChainModel> good) : good_(std::move(good)) {
     shape_ = good_->shape();
+    device_ = good_->device();
   }
   Workspace NewWorkspace(Arena& arena, int32_t max_rows, int32_t n_workers) const override {
     return good_->NewWorkspace(arena, max_rows, n_workers);
@@ -436,14 +468,15 @@ class NanModel : public Model {
   std::shared_ptr<const HashChainModel> good_;
 };
 
-TEST(TokenCascade, ALawThatIsNotFiniteIsNamed) {
+TEST_P(TokenCascade, ALawThatIsNotFiniteIsNamed) {
   for (const std::string side : {"target", "draft"}) {
     for (const float temperature : {0.f, 0.8f}) {
-      PairSpec pair = HashPair();
+      PairSpec pair = HashPair(GetParam());
       pair.target.name = "models/big";
       pair.draft->name = "models/small";
       ModelSpec& spec = side == "target" ? pair.target : *pair.draft;
-      spec.model = std::make_shared<NanModel>(side == "target" ? HashTarget() : HashDraft());
+      spec.model =
+          std::make_shared<NanModel>(side == "target" ? HashTarget(GetParam()) : HashDraft(GetParam()));
       auto engine = MakeEngine({.max_context = 64, .token_cascade = true}, pair, DefersAt(0));
       const Request request{
           .prompt = SomePrompt(6, 1), .sampling = {.temperature = temperature}, .max_new_tokens = 9};
@@ -458,7 +491,7 @@ TEST(TokenCascade, ALawThatIsNotFiniteIsNamed) {
   }
 }
 
-TEST(TokenCascade, WhatItCannotUseIsRefused) {
+TEST(TokenCascadeRules, WhatItCannotUseIsRefused) {
   const auto message = [](PairSpec pair, std::unique_ptr<Policy> policy) {
     return std::string(
         Engine::Create({.token_cascade = true}, std::move(pair), std::move(policy)).status().message());
@@ -474,7 +507,7 @@ TEST(TokenCascade, WhatItCannotUseIsRefused) {
 }
 
 // A rule that says draft_only looks at nothing else: with p and x taken away it says the same.
-TEST(TokenCascade, DraftOnlyRulesLookAtTheDraftAlone) {
+TEST(TokenCascadeRules, DraftOnlyRulesLookAtTheDraftAlone) {
   int n_rules = 0;
   for (const RuleEntry& rule : Rules()) {
     if (!rule.info->draft_only) continue;

@@ -97,6 +97,42 @@ TEST(Device, Names) {
     EXPECT_TRUE(absl::IsInvalidArgument(ParseDevice(wrong).status())) << wrong;
 }
 
+TEST(Device, WhatIsWrongWithAMachineIsOneLineWithACure) {
+  constexpr Device kSecond = {.cuda_index = 1};
+  const cuda::Machine good = {.driver_version = 13000, .runtime_version = 12080, .n_devices = 2};
+  EXPECT_TRUE(cuda::CheckMachine(kSecond, good).ok());
+  const auto message = [&](const cuda::Machine& machine) {
+    const absl::Status status = cuda::CheckMachine(kSecond, machine);
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    return std::string(status.message());
+  };
+  // Without a driver, CUDA's library says that it is too old.
+  EXPECT_EQ(message({.runtime_version = 12080, .driver_too_old = true}),
+            "cuda:1 is not there: this machine has no NVIDIA driver; use device: cpu, or a machine with an "
+            "NVIDIA GPU");
+  EXPECT_EQ(
+      message({.driver_version = 11080, .runtime_version = 12080, .driver_too_old = true}),
+      "cuda:1 is not there: the NVIDIA driver is too old, for CUDA 11.8, and this build needs CUDA 12.8; "
+      "update the driver, or use device: cpu");
+  EXPECT_EQ(message({.driver_version = 13000, .runtime_version = 12080}),
+            "cuda:1 is not there: this machine has no GPU; use device: cpu, or a machine with an NVIDIA GPU");
+  EXPECT_EQ(
+      message({.driver_version = 13000, .runtime_version = 12080, .error = "system not yet initialized"}),
+      "cuda:1 is not there: system not yet initialized; use device: cpu");
+  EXPECT_EQ(message({.driver_version = 13000, .runtime_version = 12080, .n_devices = 1}),
+            "cuda:1 is not there: this machine has one GPU; choose cuda:0");
+  const absl::Status third = cuda::CheckMachine({.cuda_index = 2}, good);
+  EXPECT_EQ(third.message(), "cuda:2 is not there: this machine has 2 GPUs; choose one of cuda:0 to cuda:1");
+
+  EXPECT_EQ(
+      cuda::NoCodeFor(kSecond, 7, 5).message(),
+      "cuda:1 is not there: this build has no code for a GPU of compute capability 7.5; tandem needs 8.0 "
+      "or later: use another GPU, or device: cpu");
+  EXPECT_EQ(cuda::NoCodeFor(kSecond, 12, 0).message(),
+            "cuda:1 is not there: this build has no code for a GPU of compute capability 12.0; build with "
+            "-DCMAKE_CUDA_ARCHITECTURES=120, or use device: cpu");
+}
+
 TEST(Device, OneThatIsNotThereIsRefusedWithACure) {
   EXPECT_TRUE(cuda::Check({}).ok());
   const absl::Status status = cuda::Check({.cuda_index = 999});

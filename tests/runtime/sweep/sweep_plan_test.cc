@@ -9,6 +9,8 @@
 #include "policies/policy.h"
 #include "policies/registry.h"
 #include "runtime/config_print.h"
+#include "runtime/report_json.h"
+#include "runtime/sweep/results.h"
 #include "runtime/sweep_config.h"
 #include "tests/runtime/tiny_checkpoints.h"
 
@@ -332,6 +334,19 @@ TEST_F(Plan, AModelIsItsFiles) {
   WriteAll(folder_ / "draft/model.safetensors", weights);
   EXPECT_NE(*FingerprintModel(folder_ / "draft"), before);
   EXPECT_TRUE(absl::IsNotFound(FingerprintModel(folder_ / "nowhere").status()));
+}
+
+// Results go to others, who have no such folders.
+TEST_F(Plan, ResultsSayPathsAsTheConfigurationDoes) {
+  const std::vector<Override> overrides = {{"draft.model", folder_ / "target", true, "--set draft.model"}};
+  const absl::StatusOr<Config> config = LoadConfig(Write("  items: {file: ./i.jsonl}\n"), overrides);
+  ASSERT_TRUE(config.ok()) << config.status();
+  const OrderedJson json = SweepJson(*config, ReportHeader(), SweepPrompts(), {}, "2026-01-02");
+  EXPECT_EQ(json["config"]["target"]["model"], "target");
+  EXPECT_EQ(json["config"]["draft"]["model"], folder_ / "target") << "given as it is";
+  EXPECT_EQ(json["config"]["sweep"]["items"]["file"], "./i.jsonl");
+  EXPECT_EQ(config->target.model.text, folder_ / "target");
+  EXPECT_EQ(ConfigJson(*config)["target"]["model"], folder_ / "target");
 }
 
 }  // namespace
