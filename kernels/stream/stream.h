@@ -1,6 +1,7 @@
 // stream: the products, attention and gates of one decode forward of up to 8 rows as one kernel that stays on the device
 // from the first to the last. It computes bit for bit what the steps' own kernels compute (linear.h, rope.h, attention.h,
-// silu_gate.h), for bf16 weights, inputs rounded to bf16 and a bf16 cache, on sm_90 and later.
+// silu_gate.h), for bf16 weights, inputs rounded to bf16 and a bf16 cache, on sm_90 and later. Inputs of products are
+// multiples of 64 wide.
 //
 // Why: the weights of all products stream without a pause. One warp of every multiprocessor copies them, in the order of
 // the program, into a ring in shared memory, and waits for room alone, never for activations; what a step waits for its

@@ -109,6 +109,25 @@ TEST(StreamPlan, TakesAForwardOfEveryArchitectureWhole) {
   }
 }
 
+// Keys are fetched while the product before attention runs: it is told of which.
+TEST(StreamPlan, TheProductBeforeAttentionKnowsIt) {
+  const ForwardProgram forward(What{});
+  StreamPlan plan;
+  ASSERT_GT(forward.Plan(&plan), 0u);
+  int n_told = 0;
+  for (size_t i = 0; i < plan.steps.size(); ++i) {
+    const StreamStep& step = plan.steps[i];
+    const bool before = i + 1 < plan.steps.size() && plan.steps[i + 1].kind == Kind::kAttention;
+    EXPECT_EQ(step.before_attention, before) << i;
+    if (!before) continue;
+    const KvLayer &told = step.attend.attention.kv, &kv = plan.steps[i + 1].attend.attention.kv;
+    EXPECT_EQ(told.k, kv.k);
+    EXPECT_EQ(told.v, kv.v);
+    ++n_told;
+  }
+  EXPECT_EQ(n_told, plan.n_layers);
+}
+
 // A residual's norm belongs to the product that reads it; only the first product reads what is there before the launch.
 TEST(StreamPlan, WhatAProductReadsIsWhatTheLastOneWrote) {
   const ForwardProgram forward(What{});
