@@ -109,10 +109,7 @@ int RunBenchPlanted(const Args& args) {
     Log("interrupted; figures that were not measured are missing");
     return kExitInterrupt;
   }
-  if (!result->status.ok()) {
-    const bool device = result->status.code() == absl::StatusCode::kInternal;
-    return Fail(result->status, device ? kExitDevice : kExitFailure);
-  }
+  if (!result->status.ok()) return Fail(result->status, kExitFailure);
   if (result->n_different > 0) {
     Log("greedy outputs differ from what was planted");
     return kExitCheck;

@@ -62,7 +62,9 @@ int Fail(const absl::Status& status, int otherwise) {
     std::fprintf(stderr, "%s%s\n", prefix, message.substr(begin, end - begin).c_str());
     begin = end + 1;
   }
-  const bool device = absl::IsResourceExhausted(status) || absl::IsUnavailable(status);
+  // kInternal: a device that failed in a run (executor.h).
+  const bool device =
+      absl::IsResourceExhausted(status) || absl::IsUnavailable(status) || absl::IsInternal(status);
   return device ? kExitDevice : otherwise;
 }
 

@@ -36,7 +36,8 @@ absl::Status Print(std::string_view text);
 void Log(const std::string& text);
 void Warn(const std::string& text);
 
-// Says on stderr what went wrong and returns the exit code: of memory, cache and devices 5, else `otherwise`.
+// Says on stderr what went wrong and returns the exit code: of memory, cache and devices, one that failed too, 5, else
+// `otherwise`.
 // What a configuration says is wrong starts with its place, for editors to jump to; other lines start with
 // "tandem: ".
 int Fail(const absl::Status& status, int otherwise);

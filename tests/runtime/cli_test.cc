@@ -885,5 +885,17 @@ TEST_F(Cli, AllComplaintsOfAConfigurationAtOnce) {
                  ":3:14: rule.name: expected the name of a rule, got nope; expected one of"));
 }
 
+// Whether it was not there, had no room or failed in a run.
+TEST(ExitCode, OfWhatADeviceIsToBlameForIsFive) {
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(Fail(absl::UnavailableError("cuda:0 is not there"), kExitFailure), 5);
+  EXPECT_EQ(Fail(absl::ResourceExhaustedError("cuda:0: the run needs more"), kExitConfig), 5);
+  EXPECT_EQ(Fail(absl::InternalError("cuda:0: running round failed"), kExitFailure), 5);
+  EXPECT_EQ(Fail(absl::FailedPreconditionError("mend the rule"), kExitFailure), 1);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "tandem: cuda:0 is not there\ncuda:0: the run needs more\ntandem: cuda:0: running round failed\n"
+            "tandem: mend the rule\n");
+}
+
 }  // namespace
 }  // namespace tandem
