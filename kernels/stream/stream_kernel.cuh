@@ -80,6 +80,18 @@ __device__ __forceinline__ void RunWorkers(const Params& params) {
   }
 }
 
+// Registers from the copier's warps to the workers. Code for sm_90 instead of sm_90a cannot: workers spill there.
+template <bool kWorker>
+__device__ __forceinline__ void SetRegisters() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  if constexpr (kWorker) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kWorkerRegisters));
+  } else {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCopierRegisters));
+  }
+#endif
+}
+
 #endif  // TANDEM_SM90
 
 __global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__ Params given) {
@@ -109,11 +121,11 @@ __global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__
   }
   __syncthreads();
   if (thread >= kWorkerThreads) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCopierRegisters));
+    SetRegisters<false>();
     if (thread < kWorkerThreads + 32)
       Copier(common.params).Run(common.params, common.n_rows, common.n_logits);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kWorkerRegisters));
+    SetRegisters<true>();
     RunWorkers(common.params);
   }
 #endif
