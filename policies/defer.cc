@@ -1,21 +1,11 @@
 #include "policies/defer.h"
 
-#include "kernels/law/law.h"
+#include "policies/cpu_prob.h"
 
 namespace tandem {
 
 void DeferCpu(const DeferArgs& args, Worker worker) {
   const RuleEntry& rule = *args.test.rule;
-  const auto prob = [](const Law& law, int32_t v) {
-    float p = 0;
-    LawProbs(law, v, v + 1, &p);
-    return p;
-  };
-  const auto prob1 = [](const Law& law, int32_t v) {
-    float p = 0;
-    LawProbs1(law, v, v + 1, &p);
-    return p;
-  };
   const Share share = ShareOf(*args.rows.n_logits, worker);
   for (int64_t i = share.begin; i < share.end; ++i) {
     const int32_t slot = args.rows.slot[args.rows.logits_row[i]];
@@ -25,7 +15,7 @@ void DeferCpu(const DeferArgs& args, Worker worker) {
       args.proposal.wanted[slot] = 0;
       continue;
     }
-    Row row = DraftRow(q, prob, prob1);
+    Row row = DraftRow(q, CpuProb, CpuProb1);
     if ((rule.info->needs & Needs::kEntropyQ) != 0) row.q.entropy = LawEntropy(q);
     if ((rule.info->needs & Needs::kEntropyQ1) != 0) row.q1.entropy = LawEntropy1(q);
     if (!rule.defers(args.test.params, row, Solved())) continue;

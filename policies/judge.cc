@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "kernels/sample/sample.h"
+#include "policies/cpu_prob.h"
 #include "policies/slot_judge.h"
 
 namespace tandem {
@@ -27,18 +28,8 @@ class CpuPosition {
 
   Fault Open(int32_t i, int32_t x) {
     has_tokens_ = has_solved_ = has_rest_ = false;
-    const auto prob = [](const Law& law, int32_t v) {
-      float p = 0;
-      LawProbs(law, v, v + 1, &p);
-      return p;
-    };
-    const auto prob1 = [](const Law& law, int32_t v) {
-      float p = 0;
-      LawProbs1(law, v, v + 1, &p);
-      return p;
-    };
     Fault fault;
-    row_ = OpenRow(args_, slot_, i, x, n_vocab_, prob, prob1, &fault);
+    row_ = OpenRow(args_, slot_, i, x, n_vocab_, CpuProb, CpuProb1, &fault);
     if (fault != Fault::kNone) return fault;
     const int64_t at = static_cast<int64_t>(slot_) * args_.scores.block + i;
     p_ = args_.scores.law.row(at);

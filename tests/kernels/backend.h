@@ -15,20 +15,21 @@
 #include "runtime/core/device.h"
 #include "runtime/core/sequence.h"
 #include "runtime/core/view.h"
+#include "tests/on_device.h"
 
 namespace tandem {
 
 enum class Backend { kReference, kCpu, kCuda };
 
-inline constexpr Device kTestGpu = {0};
+inline constexpr Device kTestGpu = kCudaDevice;
 
 // A test of both backends; that of CUDA says why it does not run.
 class BackendTest : public testing::TestWithParam<Backend> {
  protected:
   void SetUp() override {
-    if (!is_cuda()) return;
-    const absl::Status status = cuda::Check(kTestGpu);
-    if (!status.ok()) GTEST_SKIP() << status.message();
+    if (is_cuda()) {
+      TANDEM_SKIP_WITHOUT(kTestGpu);
+    }
   }
   bool is_cuda() const { return GetParam() == Backend::kCuda; }
 };

@@ -7,29 +7,13 @@
 #include "kernels/sample/sample.h"
 #include "policies/registry.h"
 #include "runtime/steps.h"
-#include "tests/on_device.h"
+#include "tests/runtime/every_mode.h"
 #include "tests/runtime/pairs.h"
 
 namespace tandem {
 namespace {
 
-// The CPU's ways to run lanes, and a CUDA device.
-struct Mode {
-  const char* name;
-  StreamMode streams;
-  Device device;
-};
-
-class EveryMode : public testing::TestWithParam<Mode> {
- protected:
-  void SetUp() override { TANDEM_SKIP_WITHOUT(GetParam().device); }
-};
-INSTANTIATE_TEST_SUITE_P(, EveryMode,
-                         testing::Values(Mode{"Inline", StreamMode::kInline, kCpuDevice},
-                                         Mode{"Threaded", StreamMode::kThreaded, kCpuDevice},
-                                         Mode{"Adversarial", StreamMode::kAdversarial, kCpuDevice},
-                                         Mode{"Cuda", StreamMode::kInline, kCudaDevice}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(, EveryMode, AllModes(), NameOfMode);
 
 // A drafter of the host's that is right most of the time: it knows the target.
 HostDraftFunction KnowingDrafter() {

@@ -54,13 +54,8 @@ class Bf16 : public testing::TestWithParam<std::tuple<const char*, Backend>> {
   void SetUp() override {
     TANDEM_SKIP_WITHOUT(DeviceOf(backend()));
     const std::string name = std::get<0>(GetParam());
-    std::string folder = GoldenFolder(name);
-    for (const RandomCheckpoint& shape : {kAlignedLlama, kAlignedQwen3}) {
-      if (name != shape.name) continue;
-      aligned_ = true;
-      WriteCheckpoint(shape, random_);
-      folder = random_.folder();
-    }
+    const std::string folder = FolderOf(name, random_);
+    aligned_ = folder == random_.folder();
     for (const auto& [device, to] : {std::pair{kCpuDevice, &plain_}, {DeviceOf(backend()), &model_}}) {
       auto model = LoadModel(folder, device);
       ASSERT_TRUE(model.ok()) << model.status();
@@ -159,9 +154,11 @@ TEST_P(Bf16, ErrorsAreThoseOfRoundingAndNoMore) {
   }
 }
 
-// What the golden checkpoints' own test promises, of the sizes that are not among them.
-TEST_P(Bf16, Fp32IsExactForTheseSizesToo) {
-  if (!aligned_) GTEST_SKIP() << "model_golden_test's";
+// Sizes that tensor cores take: none of the golden checkpoints has them.
+class AlignedBf16 : public Bf16 {};
+
+// What the golden checkpoints' own test promises, of these.
+TEST_P(AlignedBf16, Fp32IsExactForTheseSizesToo) {
   for (const Rows& rows : SomeRows(backend())) {
     const auto got = Forwards(model_, {.backend = backend(), .max_rows = rows.most}, rows.next);
     for (size_t t = 0; t < got[0].size(); ++t) {
@@ -172,8 +169,7 @@ TEST_P(Bf16, Fp32IsExactForTheseSizesToo) {
 }
 
 // That forwards of up to 8 rows of these sizes are one kernel on a device that can.
-TEST_P(Bf16, AlignedSizesAreStreamed) {
-  if (!aligned_) GTEST_SKIP() << "sizes that no tensor core takes";
+TEST_P(AlignedBf16, IsStreamed) {
   const ForwardRunner runner(
       model_,
       {.backend = backend(), .page_size = page_size(), .max_rows = 8, .dtype = ActivationDType::kBf16});
@@ -188,6 +184,11 @@ std::string CaseName(const testing::TestParamInfo<Bf16::ParamType>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(Models, Bf16,
                          testing::Combine(testing::ValuesIn(kAll),
+                                          testing::Values(Backend::kPlain, Backend::kReference, Backend::kCpu,
+                                                          Backend::kCuda)),
+                         CaseName);
+INSTANTIATE_TEST_SUITE_P(Models, AlignedBf16,
+                         testing::Combine(testing::Values(kAlignedLlama.name, kAlignedQwen3.name),
                                           testing::Values(Backend::kPlain, Backend::kReference, Backend::kCpu,
                                                           Backend::kCuda)),
                          CaseName);

@@ -98,6 +98,16 @@ inline void WriteCheckpoint(const RandomCheckpoint& shape, const TempCheckpoint&
   to.Write("model.safetensors", SafetensorsFile(text, data));
 }
 
+// The folder of a checkpoint by its name: a random one, written into `random`, or a golden one.
+inline std::string FolderOf(const std::string& name, const TempCheckpoint& random) {
+  for (const RandomCheckpoint& shape : {kAlignedLlama, kAlignedQwen3}) {
+    if (name != shape.name) continue;
+    WriteCheckpoint(shape, random);
+    return random.folder();
+  }
+  return GoldenFolder(name);
+}
+
 }  // namespace tandem
 
 #endif  // TANDEM_TESTS_RUNTIME_MODEL_RANDOM_CHECKPOINT_H_

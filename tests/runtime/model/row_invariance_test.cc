@@ -121,13 +121,8 @@ class RowInvariance : public testing::TestWithParam<std::tuple<const char*, Acti
   void SetUp() override {
     TANDEM_SKIP_WITHOUT(device());
     const std::string name = std::get<0>(GetParam());
-    std::string folder = GoldenFolder(name);
-    for (const RandomCheckpoint& shape : {kAlignedLlama, kAlignedQwen3}) {
-      if (name != shape.name) continue;
-      aligned_ = true;
-      WriteCheckpoint(shape, random_);
-      folder = random_.folder();
-    }
+    const std::string folder = FolderOf(name, random_);
+    aligned_ = folder == random_.folder();
     auto model = LoadModel(folder, device());
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
