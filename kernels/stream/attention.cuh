@@ -111,11 +111,13 @@ class StreamAttention : packed_attention::Packed<D> {
     typename Base::Values values = {};
     const int end = min(first_new, this->n_keys_);
     const ByteOf at_first{first, share_.keys_at};
-    if (first < this->n_keys_) this->LoadKeysAt(first, end, at_first, keys);
+    if (first < this->n_keys_) {
+      this->LoadKeysAt(first, end, at_first, keys);
+      this->LoadValuesAt(first, end, at_first, values);
+    }
     Take(new_rows);
     Meet();
     Mark(1);
-    if (first < this->n_keys_) this->LoadValuesAt(first, end, at_first, values);
     this->Reset();
     if (first < this->n_keys_ && first + packed_attention::kWarpKeys > first_new)
       TakeFresh(first, first_new, keys, values);

@@ -40,7 +40,9 @@ class Copier {
         empty_(SharedAddress(Common().empty)),
         policy_(ReadOnce()) {}
 
-  __device__ __forceinline__ void Run(const Params& params, int n_rows, int n_logits) {
+  // Begins before the kernels in front of this one have ended, with what the ring has room for: which rows there are is known
+  // later.
+  __device__ __forceinline__ void Run(const Params& params) {
     constexpr int kWords = sizeof(Tiles) / 4;
     Round round;
     const char* maps = params.maps;
@@ -54,23 +56,45 @@ class Copier {
         if (lane_ < kWords) word = reinterpret_cast<const uint32_t*>(params.tiles + p + 1)[lane_];
         if (lane_ < kMaxSegments) FetchMap(maps + (kMaxSegments + lane_) * kMapBytes);
       }
-      if ((tiles.count == 0 ? n_rows : n_logits) > 0) Copy(tiles, maps, round.Next(tiles));
+      if (tiles.count != 0) AwaitRows();
+      if (tiles.count == 0 || n_logits_ > 0) Copy(tiles, maps, round.Next(tiles));
     }
+    AwaitRows();
   }
 
  private:
+  // A forward without rows ends here.
+  __device__ __forceinline__ void AwaitRows() {
+    if (n_logits_ >= 0) return;
+    WaitForPrevious();
+    const Params& params = Common().params;
+    n_logits_ = __ldcg(params.n_rows[1]);
+    if (__ldcg(params.n_rows[0]) > 0) return;
+    for (int left = min(n_, in_flight_); left > 0; --left) AwaitLanded();
+    asm volatile("exit;");
+  }
+  __device__ __forceinline__ void AwaitLanded() {
+    WaitFor(full_ + 8 * landed_, landed_parity_);
+    if (++landed_ == n_stages_) landed_ = 0, landed_parity_ ^= 1;
+  }
   __device__ __forceinline__ void Copy(const Tiles& tiles, const char* maps, int first) {
-    const int in_dim = tiles.in_dim, n_groups = tiles.n_groups,
-              n_tiles = (in_dim + kTileCols - 1) / kTileCols;
-    for (int slab = 0; slab < n_tiles; slab += tiles.slab_tiles) {
-      const int end = min(slab + tiles.slab_tiles, n_tiles);
-      for (int group = first; group < n_groups; group += static_cast<int>(gridDim.x)) {
+    const int n_blocks = static_cast<int>(gridDim.x), n_tiles = (tiles.in_dim + kTileCols - 1) / kTileCols;
+    // First what is taken part by part of the input, then whole groups.
+    int group_begin = first, part = 0,
+        part_tiles = tiles.order == Order::kGroups ? n_tiles : tiles.slab_tiles;
+    int group_end = tiles.order == Order::kHalves ? first + kEarlyGroups * n_blocks : tiles.n_groups;
+#pragma unroll 1
+    while (group_begin < tiles.n_groups) {
+      const int last = min(group_end, tiles.n_groups);
+#pragma unroll 1
+      for (int group = group_begin; group < last; group += n_blocks) {
         int segment = 0;
         while (!tiles.gated && segment + 1 < kMaxSegments && group >= tiles.first_group[segment + 1])
           ++segment;
         const int row = tiles.gated ? group * 8 : (group - tiles.first_group[segment]) * kTileRows;
         const char* map = maps + segment * kMapBytes;
-        for (int tile = slab; tile < end; ++tile) {
+        const int end = PartEnd(tiles.order, part, part_tiles, n_tiles);
+        for (int tile = part; tile < end; ++tile) {
           if (tiles.gated) {
             CopyTile(map, row, map + kMapBytes, row, tile * kTileCols);
           } else {
@@ -78,15 +102,21 @@ class Copier {
           }
         }
       }
+      part = PartEnd(tiles.order, part, part_tiles, n_tiles);
+      if (part < n_tiles) continue;
+      part = 0;
+      part_tiles = n_tiles;
+      group_begin = group_end;
+      group_end = tiles.n_groups;
     }
   }
   __device__ __forceinline__ void CopyTile(const char* map, int row, const char* second_map, int second_row,
                                            int col) {
-    if (n_ >= n_stages_) WaitFor(empty_ + 8 * stage_, parity_ ^ 1);
-    if (n_ >= in_flight_) {
-      WaitFor(full_ + 8 * landed_, landed_parity_);
-      if (++landed_ == n_stages_) landed_ = 0, landed_parity_ ^= 1;
+    if (n_ >= n_stages_) {
+      AwaitRows();
+      WaitFor(empty_ + 8 * stage_, parity_ ^ 1);
     }
+    if (n_ >= in_flight_) AwaitLanded();
     const uint32_t barrier = full_ + 8 * stage_, to = ring_ + stage_ * kTileBytes;
     if (lane_ == 0) {
       ExpectBytes(barrier, kTileBytes);
@@ -101,7 +131,8 @@ class Copier {
   const int n_stages_, in_flight_, lane_;
   const uint32_t ring_, full_, empty_;
   const uint64_t policy_;
-  int n_ = 0;  // tiles so far, up to n_stages
+  int n_ = 0;          // tiles so far, up to n_stages
+  int n_logits_ = -1;  // not known yet
   int stage_ = 0, landed_ = 0;
   uint32_t parity_ = 0, landed_parity_ = 0;
 };

@@ -107,18 +107,10 @@ class Pieces {
         n_rows_(n_rows) {}
 
   // Columns first .. of n_cols, to be put at `to`.
-  __device__ __forceinline__ void Begin(int first, int n_cols, char* to) {
+  __device__ __forceinline__ void Begin(int first, int n_cols, const char* to) {
     from_ = in_ + first;
     n_cols_ = n_cols;
     to_ = SharedAddress(to) + ((col_ / 32) * n_rows_) * 64 + (col_ % 32) * 2;
-  }
-  // Waits for this thread's last piece: the others come earlier, as a rule, and many threads that look at much would keep
-  // memory from those they wait for.
-  __device__ __forceinline__ void AwaitLast() const {
-    if (col_ >= n_cols_) return;
-    const uint16_t* last = from_ + RowBegin(n_rows_ - 1) + (n_cols_ - 1 - col_) / kPieceCols * kPieceCols;
-    Patience patience;
-    while (!AllThere16(LoadRelaxed16(last))) patience.Spend();
   }
   // For columns begin .. end of these; begin: a multiple of kPieceCols.
   __device__ __forceinline__ void Ask(int begin, int end) const {
@@ -135,7 +127,9 @@ class Pieces {
       }
     }
   }
-  __device__ __forceinline__ void Await() const {
+  // `much`: a thread has many pieces. If one is missing it waits for its last one first: the others come earlier, as a rule,
+  // and many threads that look at much would keep memory from those they wait for.
+  __device__ __forceinline__ void Await(bool much) const {
     Patience patience;
     bool all;
     do {
@@ -149,6 +143,7 @@ class Pieces {
         for (int col = 0; col < n_cols_ - col_; col += kPieceCols, to += piece_bytes()) {
           const uint4 piece = LoadShared16(to), second = LoadShared16(to + next * 64);
           if (AllThere16(piece) && AllThere16(second)) continue;
+          if (all && much) AwaitLast();
           Copy(to, from_ + RowBegin(row) + col);
           Copy(to + next * 64, from_ + RowBegin(row + next) + col);
           all = false;
@@ -159,6 +154,11 @@ class Pieces {
   }
 
  private:
+  __device__ __forceinline__ void AwaitLast() const {
+    const uint16_t* last = from_ + RowBegin(n_rows_ - 1) + (n_cols_ - 1 - col_) / kPieceCols * kPieceCols;
+    Patience patience;
+    while (!AllThere16(LoadRelaxed16(last))) patience.Spend();
+  }
   __device__ __forceinline__ int RowBegin(int row) const {
     return (src_ != nullptr ? __ldcg(src_ + row) : row) * stride_;
   }

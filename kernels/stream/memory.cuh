@@ -188,6 +188,13 @@ struct Round {
   }
 };
 
+// Where the part of an input that begins with tile `begin` ends. Of three slabs and more the last two are one, so that a block's
+// first group ends well before its last: the next product begins with the columns of first groups.
+__device__ __forceinline__ int PartEnd(Order order, int begin, int part_tiles, int n_tiles) {
+  const bool joins = order == Order::kSlabs && begin > 0 && n_tiles - begin <= 2 * part_tiles;
+  return joins ? n_tiles : min(begin + part_tiles, n_tiles);
+}
+
 #endif  // TANDEM_SM90
 
 }  // namespace tandem::stream

@@ -17,19 +17,15 @@ struct Progress {
   uint32_t n_groups = 0;
 };
 
-// What a thread multiplies with: its lane's place in tiles and in the input.
-class Multiplier {
+// What a thread takes from the ring: its lane's place in tiles.
+class Taker {
  public:
-  __device__ __forceinline__ Multiplier(const Product& product, int n_rows)
-      : n_stages_(Common().params.n_stages),
-        in_dim_(product.tiles.in_dim),
-        chunk_bytes_(n_rows * 64),
-        warp_(Thread() / 32),
+  __device__ __forceinline__ Taker()
+      : warp_(Thread() / 32),
         lane_(Thread() % 32),
-        has_row_(lane_ / 4 < n_rows),
+        n_stages_(Common().params.n_stages),
         first_((RowOf(lane_) * 8 + (lane_ % 4 ^ RowOf(lane_))) * 16),
         tile_(Ring() + warp_ * kTileRows / 2 * kMapCols * 2),
-        in_offset_((warp_ * 2 * n_rows + lane_ / 4) * 64 + lane_ % 4 * 16),
         full_(SharedAddress(Common().full)),
         empty_(SharedAddress(Common().empty)) {}
 
@@ -56,6 +52,28 @@ class Multiplier {
     if (++progress.stage == n_stages_) progress.stage = 0, progress.parity ^= 1;
     return part;
   }
+
+ protected:
+  static __device__ __forceinline__ uint4 At(const char* p) { return *reinterpret_cast<const uint4*>(p); }
+
+  const int warp_, lane_;
+
+ private:
+  const int n_stages_;
+  const int first_;  // of this lane's 16 bytes of the first chunk
+  const char* const tile_;
+  const uint32_t full_, empty_;
+};
+
+// What a thread multiplies with: its lane's place in the input, too.
+class Multiplier : public Taker {
+ public:
+  __device__ __forceinline__ Multiplier(const Product& product, int n_rows)
+      : in_dim_(product.tiles.in_dim),
+        chunk_bytes_(n_rows * 64),
+        has_row_(lane_ / 4 < n_rows),
+        in_offset_((warp_ * 2 * n_rows + lane_ / 4) * 64 + lane_ % 4 * 16) {}
+
   // `input`: of the tile's first column, which is column k.
   __device__ __forceinline__ void Add(const Part& part, int k, const char* input, float (&sum)[4]) const {
     if (k + warp_ * kMapCols >= in_dim_) return;
@@ -79,14 +97,9 @@ class Multiplier {
   }
 
  private:
-  static __device__ __forceinline__ uint4 At(const char* p) { return *reinterpret_cast<const uint4*>(p); }
-
-  const int n_stages_, in_dim_, chunk_bytes_, warp_, lane_;
+  const int in_dim_, chunk_bytes_;
   const bool has_row_;
-  const int first_;  // of this lane's 16 bytes of the first chunk
-  const char* const tile_;
   const int in_offset_;
-  const uint32_t full_, empty_;
 };
 
 // Ends the outputs of groups, in rising order: 16 threads a row, gated 8. Groups take turns in whose threads: those are late
@@ -184,34 +197,115 @@ class Finisher {
 __device__ __forceinline__ void MultiplySlabs(const Product& product, const Multiplier& multiplier,
                                               Finisher& finisher, int first, int n_rows, Progress& progress) {
   static_assert(kMaxHeld == 2);
-  const int in_dim = product.tiles.in_dim, slab_cols = product.tiles.slab_tiles * kTileCols;
-  const int half_bytes = Common().params.work_bytes / 2, second = first + static_cast<int>(gridDim.x);
-  const bool two = second < product.tiles.n_groups;
+  const Tiles& tiles = product.tiles;
+  const int in_dim = tiles.in_dim, n_tiles = (in_dim + kTileCols - 1) / kTileCols;
+  const int slab_cols = tiles.slab_tiles * kTileCols, half_bytes = Common().params.work_bytes / 2;
+  const int second = first + static_cast<int>(gridDim.x), n_held = second < tiles.n_groups ? 2 : 1;
   float sum[4] = {0, 0, 0, 0}, second_sum[4] = {0, 0, 0, 0};
   Pieces pieces(product, n_rows);
   // The first turn only loads.
 #pragma unroll 1
-  for (int col = -slab_cols, half = 1; col < in_dim; col += slab_cols, half ^= 1) {
-    const int next = col + slab_cols;
-    pieces.Begin(next, max(0, min(slab_cols, in_dim - next)), Work() + (half ^ 1) * half_bytes);
+  for (int col = -slab_cols, half = 1; col < in_dim; half ^= 1) {
+    const int next = col + slab_cols, end = min(next, in_dim);
+    const char *work = Work() + half * half_bytes, *next_work = Work() + (half ^ 1) * half_bytes;
+    pieces.Begin(next, max(0, min(slab_cols, in_dim - next)), next_work);
     pieces.Ask(0, slab_cols);
-    const char* work = Work() + half * half_bytes;
-    const int end = min(next, in_dim);
+    // Of two slabs, perhaps.
+    const int part_end =
+        col < 0 ? 0
+                : min(PartEnd(tiles.order, col / kTileCols, tiles.slab_tiles, n_tiles) * kTileCols, in_dim);
 #pragma unroll 1
-    for (int held = 0; held < (col < 0 ? 0 : two ? 2 : 1); ++held) {
+    for (int held = 0; held < (col < 0 ? 0 : n_held); ++held) {
       multiplier.AddTiles(col, end, work, progress, sum);
+      if (part_end > end) {
+        if (held == 0) {
+          pieces.Await(false);
+          Meet();
+        }
+        multiplier.AddTiles(end, part_end, next_work, progress, sum);
+      }
+      if (part_end == in_dim) finisher.Finish(held == 0 ? first : second, sum, progress);
 #pragma unroll
-      for (int i = 0; two && i < 4; ++i) {  // the other group's turn
+      for (int i = 0; i < 4; ++i) {  // the other group's turn
         const float other = second_sum[i];
         second_sum[i] = sum[i];
-        sum[i] = other;
+        sum[i] = n_held == 2 ? other : second_sum[i];
       }
     }
-    pieces.Await();
+    if (part_end == in_dim) break;
+    pieces.Await(false);
     Meet();
+    col = next;
   }
-  finisher.Finish(first, sum, progress);
-  if (two) finisher.Finish(second, second_sum, progress);
+}
+
+// The input in halves: its first columns come from groups that blocks ended first. The first groups begin with those, and so
+// make room in the ring, while the other columns are on their way.
+__device__ __forceinline__ void MultiplyHalves(const Product& product, const Multiplier& multiplier,
+                                               Finisher& finisher, int first, int n_rows,
+                                               Progress& progress) {
+  constexpr int kHalfTiles = kMaxHidden / kTileCols / 2, kHalf = kHalfTiles * kTileCols;
+  const int n_blocks = static_cast<int>(gridDim.x), n_groups = product.tiles.n_groups;
+  const int tile_bytes = multiplier.tile_input_bytes();
+  const char* second_half = Work() + kHalfTiles * tile_bytes;
+  // Registers hold what would fill up the ring: of two groups.
+  Multiplier::Part held[2 * kHalfTiles];
+  Pieces pieces(product, n_rows);
+  Scales scales(product, n_rows);
+  pieces.Begin(0, kHalf, Work());
+  scales.Ask();
+  pieces.Ask(0, kHalf);
+  const bool much = n_rows > 2;
+#pragma unroll
+  for (int i = 0; i < 2 * kHalfTiles; ++i) held[i] = multiplier.Take(progress);
+  pieces.Await(much);
+  Meet();
+  Mark(1);
+  float sum[kEarlyGroups][4] = {};
+  const auto turn = [&] {  // the next group's
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float first_sum = sum[0][i];
+#pragma unroll
+      for (int g = 0; g + 1 < kEarlyGroups; ++g) sum[g][i] = sum[g + 1][i];
+      sum[kEarlyGroups - 1][i] = first_sum;
+    }
+  };
+#pragma unroll
+  for (int i = 0; i < kHalfTiles; ++i)
+    multiplier.Add(held[i], i * kTileCols, Work() + i * tile_bytes, sum[0]);
+  pieces.Begin(kHalf, kHalf, second_half);
+  pieces.Ask(0, kHalf);
+  turn();
+#pragma unroll
+  for (int i = 0; i < kHalfTiles; ++i)
+    multiplier.Add(held[kHalfTiles + i], i * kTileCols, Work() + i * tile_bytes, sum[0]);
+  turn();
+#pragma unroll 1
+  for (int g = 2; g < kEarlyGroups; ++g) {
+    if (first + g * n_blocks < n_groups) multiplier.AddTiles(0, kHalf, Work(), progress, sum[0]);
+    turn();
+  }
+  pieces.Await(much);
+  Meet();
+  scales.Take();  // wanted at the end of a group
+  int group = first;
+#pragma unroll 1
+  for (int g = 0; g < kEarlyGroups; ++g, group += n_blocks) {
+    if (group < n_groups) {
+      multiplier.AddTiles(kHalf, kMaxHidden, second_half, progress, sum[0]);
+      finisher.Finish(group, sum[0], progress);
+    }
+    turn();
+  }
+#pragma unroll 1
+  for (; group < n_groups; group += n_blocks) {
+#pragma unroll
+    for (float& s : sum[0]) s = 0;
+    multiplier.AddTiles(0, kMaxHidden, Work(), progress, sum[0]);
+    finisher.Finish(group, sum[0], progress);
+  }
+  Mark(2);
 }
 
 // The input as a whole. While it is on its way, registers hold what would fill up the ring: tiles of the first group.
@@ -229,15 +323,9 @@ __device__ __forceinline__ void MultiplyWhole(const Product& product, const Mult
     Scales scales(product, n_rows);
     pieces.Begin(0, in_dim, Work());
     scales.Ask();
-    const bool much = in_dim * n_rows > 2 * kPieceCols;
-    // Of much the first columns: they come from groups that blocks ended first.
-    pieces.Ask(0, much ? kPieceCols : in_dim);
+    pieces.Ask(0, in_dim);
     hold();
-    if (much) {
-      pieces.AwaitLast();
-      pieces.Ask(kPieceCols, in_dim);
-    }
-    pieces.Await();
+    pieces.Await(in_dim * n_rows > 2 * kPieceCols);
     Meet();
     Mark(1);
     scales.Take();  // wanted at the end of a group
@@ -273,7 +361,9 @@ __device__ __forceinline__ void RunProduct(const Product& product, Round& round,
   const Multiplier multiplier(product, n_rows);
   Finisher finisher(product, first, n_rows);
   const int n_tiles = product.tiles.in_dim / kTileCols;
-  if (product.tiles.slab_tiles * kTileCols < product.tiles.in_dim) {
+  if (product.tiles.order == Order::kHalves && first + static_cast<int>(gridDim.x) < product.tiles.n_groups) {
+    MultiplyHalves(product, multiplier, finisher, first, n_rows, progress);
+  } else if (product.tiles.order == Order::kSlabs) {
     MultiplySlabs(product, multiplier, finisher, first, n_rows, progress);
   } else if (n_tiles >= 8) {
     MultiplyWhole<8>(product, multiplier, finisher, first, n_rows, progress);

@@ -84,10 +84,16 @@ bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Param
     Tiles& tiles = step.product.tiles;
     if (tiles.residual && (tiles.n_groups + n_blocks - 1) / n_blocks > kMaxResidual) return false;
     const int n_tiles = (tiles.in_dim + kTileCols - 1) / kTileCols;
-    tiles.slab_tiles = n_tiles;
+    tiles.order = Order::kGroups;
     const bool held = (tiles.n_groups + n_blocks - 1) / n_blocks <= kMaxHeld;
     const bool fits = tiles.in_dim * max_rows * 2 <= params.work_bytes;
+    // Attention's output comes all at once.
+    if (fits && tiles.in_dim == kMaxHidden && step.product.input == Input::kBf16 && step.product.scaled) {
+      tiles.order = Order::kHalves;
+      tiles.slab_tiles = n_tiles / 2;
+    }
     if (fits && (tiles.in_dim <= kMaxHidden || !held)) continue;
+    tiles.order = Order::kSlabs;
     tiles.slab_tiles = std::min(params.work_bytes / 2 / (max_rows * kTileCols * 2), (n_tiles + 1) / 2);
     if (tiles.slab_tiles == 0 || !held) return false;
   }
@@ -146,8 +152,8 @@ std::vector<std::string> StreamKernel::StepNames() const { return impl_->step_na
 
 bool StreamKernel::RunsHere() {
   cudaFuncAttributes attributes;
-  return ComputeCapability() >= 90 && DeviceAttribute(cudaDevAttrCooperativeLaunch) != 0 &&
-         cudaFuncGetAttributes(&attributes, RunStream) == cudaSuccess && attributes.ptxVersion >= 90;
+  return ComputeCapability() >= 90 && cudaFuncGetAttributes(&attributes, RunStream) == cudaSuccess &&
+         attributes.ptxVersion >= 90;
 }
 
 std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t first, size_t* n_steps) {
@@ -256,17 +262,12 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
 }
 
 void StreamKernel::Launch(CudaStream stream) const {
-  cudaLaunchAttribute cooperative;
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(impl_->n_blocks);
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = impl_->shared_bytes;
-  config.stream = stream;
-  config.attrs = &cooperative;
-  config.numAttrs = 1;
-  TANDEM_CUDA_CHECK(cudaLaunchKernelEx(&config, RunStream, impl_->params));
+  KernelShape shape = {};
+  shape.grid = dim3(impl_->n_blocks);
+  shape.threads = kThreads;
+  shape.shared_bytes = impl_->shared_bytes;
+  shape.overlap = true;
+  LaunchKernel(RunStream, shape, stream, impl_->params);
 }
 
 }  // namespace tandem

@@ -12,8 +12,12 @@
 // another NaN). A reader looks again until it finds none. A launch uses one half of these buffers and clears the other,
 // for the next one.
 //
-// All blocks must be on the device at the same time, so the launch is cooperative. Owned by the executor; made once,
-// launched often, one launch at a time; a launch allocates nothing and may be captured into a graph.
+// A launch overlaps with the kernels in front of it: while they plan its rows, or sample the token that it begins with, its
+// first weights are on their way. Only what they write is waited for.
+//
+// A block has a multiprocessor to itself, and blocks wait for each other: launches on one device, of any stream kernel, follow
+// each other (one stream, or events). Owned by the executor; made once, launched often, one launch at a time; a launch
+// allocates nothing and may be captured into a graph.
 #ifndef TANDEM_KERNELS_STREAM_STREAM_H_
 #define TANDEM_KERNELS_STREAM_STREAM_H_
 

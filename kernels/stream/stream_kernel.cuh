@@ -41,8 +41,27 @@ __device__ __forceinline__ void ClearOtherHalf(const Params& params, int turn) {
   }
 }
 
+// What the kernels before this one have planned.
+__device__ __forceinline__ void AwaitRows(const Params& params) {
+  WaitForPrevious();
+  Fixed& common = Common();
+  const int thread = Thread();
+  if (thread < kMaxRows) {
+    const bool is_row = thread < params.rows.capacity;
+    common.slot[thread] = is_row ? __ldcg(params.rows.slot + thread) : -1;
+    common.position[thread] = is_row ? __ldcg(params.rows.position + thread) : 0;
+  }
+  if (thread == 0) {
+    common.turn = static_cast<int32_t>(__ldcg(params.turn) & 1);
+    common.n_rows = min(__ldcg(params.n_rows[0]), kMaxRows);
+    common.n_logits = min(__ldcg(params.n_rows[1]), kMaxRows);
+  }
+  Meet();
+}
+
 __device__ __forceinline__ void RunWorkers(const Params& params) {
   FetchStep(params.steps, Common().step);
+  AwaitRows(params);
   ClearOtherHalf(params, Common().turn);
   MakeFirstShare();
   Round round;
@@ -53,6 +72,7 @@ __device__ __forceinline__ void RunWorkers(const Params& params) {
   for (int s = 0; s < params.n_steps; ++s) {
     const StreamStep& step = Common().step[s & 1];
     if (threadIdx.x == 0) Common().n_done = s;
+    if (s + 1 == params.n_steps) LetNextStart();
     Mark(0);
     if (s + 1 < params.n_steps) FetchStep(params.steps + s + 1, Common().step + ((s + 1) & 1));
     if (step.kind == Kind::kProduct) {
@@ -101,11 +121,6 @@ __global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__
   for (int i = thread; i < static_cast<int>(sizeof(Params) / 4); i += kThreads) {
     reinterpret_cast<uint32_t*>(&common.params)[i] = reinterpret_cast<const uint32_t*>(&given)[i];
   }
-  if (thread < kMaxRows) {
-    const bool is_row = thread < given.rows.capacity;
-    common.slot[thread] = is_row ? __ldcg(given.rows.slot + thread) : -1;
-    common.position[thread] = is_row ? __ldcg(given.rows.position + thread) : 0;
-  }
   if (thread < 16) reinterpret_cast<uint32_t*>(common.zeros)[thread] = 0;
   if (thread == 0) {
     if (SharedAddress(Memory()) % kTileAlignment != 0) Fail();
@@ -114,16 +129,11 @@ __global__ void __launch_bounds__(kThreads, 1) RunStream(const __grid_constant__
       InitBarrier(SharedAddress(common.empty + i), kWorkers);
     }
     PublishBarriers();
-    const uint32_t launch = __ldcg(given.turn);
-    common.turn = static_cast<int32_t>(launch & 1);
-    common.n_rows = min(__ldcg(given.n_rows[0]), kMaxRows);
-    common.n_logits = min(__ldcg(given.n_rows[1]), kMaxRows);
   }
   __syncthreads();
   if (thread >= kWorkerThreads) {
     SetRegisters<false>();
-    if (thread < kWorkerThreads + 32)
-      Copier(common.params).Run(common.params, common.n_rows, common.n_logits);
+    if (thread < kWorkerThreads + 32) Copier(common.params).Run(common.params);
   } else {
     SetRegisters<true>();
     RunWorkers(common.params);

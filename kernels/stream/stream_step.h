@@ -15,6 +15,7 @@ namespace tandem::stream {
 constexpr int kMaxRows = 8;       // of a forward: the 8 columns of a tensor core's tile
 constexpr int kMaxHidden = 4096;  // of the forward's input: what shared memory holds of its squares
 constexpr int kMaxHeld = 2;      // groups of a block in a product whose input does not fit into shared memory
+constexpr int kEarlyGroups = 4;  // of a block, that begin with half of an input
 constexpr int kMaxResidual = 4;  // groups of a block in a product that adds to the residual
 constexpr int kMaxStages = 12;
 constexpr int kMapBytes = 128;  // of a CUtensorMap
@@ -40,17 +41,22 @@ enum class Input : int32_t { kFirst, kBf16 };
 // squares; a gated pair in bf16; logits.
 enum class Output : int32_t { kF32, kResidual, kGated, kLogits };
 
+// How a block goes through its groups: one by one; with half of the input, for the first kEarlyGroups of them, while the other
+// half is computed, then one by one; or with one part of the input after the other for all of them.
+enum class Order : int32_t { kGroups, kHalves, kSlabs };
+
 // The weights of a product, in groups of 16 outputs; gated: 8 of segment 0 and the same 8 of segment 1.
 struct alignas(16) Tiles {
   int32_t first_group[kMaxSegments];  // of a segment; beyond the last: a large number
   int32_t n_outputs[kMaxSegments];
   int32_t n_groups;
   int32_t in_dim;
-  int32_t slab_tiles;  // the input is taken in slabs of so many tiles' columns: over all groups, slab by slab
+  Order order;
+  int32_t slab_tiles;  // a half or a slab is so many tiles' columns
   int32_t count;       // whose rows: 0 those of the forward, 1 those with logits
   int32_t gated, residual;
 };
-static_assert(sizeof(Tiles) == 48);
+static_assert(sizeof(Tiles) == 64 && sizeof(Tiles) / 4 <= 32);
 
 struct Segment {
   const uint16_t* weight;  // [n_outputs, in_dim]; the kernel reads it through Params::maps
