@@ -11,8 +11,8 @@
 
 namespace tandem {
 
-// Records one round of a batch's slots: every call appends steps; nothing runs yet. The executor runs the recorded round many
-// times. There is one for each of a few numbers of slots, its buckets.
+// Records one round: every call appends steps; nothing runs yet. The executor runs the recorded round many times. There is one
+// for the first slot of the batch, for the first 2, 4, .. and for all (buckets.h).
 void Engine::Record(Program& round, const Batch& batch) {
   round.At(Lane::kDraft, Phase::kDraft);
   round.Wait(kSettled);
