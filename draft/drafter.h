@@ -16,7 +16,7 @@ class Drafter {
  public:
   virtual ~Drafter() = default;
 
-  // Appends the steps that fill the proposal.
+  // Appends the steps that fill the proposal. All round programs share its buffers, for a proposal is of one round.
   virtual Proposal propose(Program& round, const Batch& batch) = 0;
   // Appends a forward that feeds committed tokens the drafter has not seen; nothing for a drafter without a cache.
   virtual void Prefill(Program&, const Batch&, int32_t /*chunk*/) {}
@@ -30,7 +30,10 @@ Proposal NewProposal(Arena& arena, const Batch& batch);
 // Proposes nothing: plain decoding.
 class NoDrafter : public Drafter {
  public:
-  Proposal propose(Program&, const Batch& batch) override { return NewProposal(arena_, batch); }
+  Proposal propose(Program&, const Batch& batch) override {
+    arena_.Rewind();
+    return NewProposal(arena_, batch);
+  }
 
  private:
   Arena arena_;

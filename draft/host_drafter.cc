@@ -29,6 +29,7 @@ void HostDraft(const HostDraftArgs& args) {
 }
 
 Proposal HostDrafter::propose(Program& round, const Batch& batch) {
+  arena_.Rewind();
   const Proposal proposal = NewProposal(arena_, batch);
   round.Add(HostDraftArgs{.function = &function_,
                           .proposed = &proposed_,

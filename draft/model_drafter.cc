@@ -9,6 +9,7 @@ ModelDrafter::ModelDrafter(std::shared_ptr<const Model> model, const RunnerOptio
     : runner_(std::move(model), options), n_vocab_(n_vocab), bonus_law_(bonus_law) {}
 
 Proposal ModelDrafter::propose(Program& round, const Batch& batch) {
+  arena_.Rewind();
   Proposal proposal = NewProposal(arena_, batch);
   proposal.has_law = true;
   proposal.has_bonus_law = bonus_law_;

@@ -38,6 +38,7 @@ void Lookup(const LookupArgs& args) {
 }
 
 Proposal NgramDrafter::propose(Program& round, const Batch& batch) {
+  arena_.Rewind();
   const Proposal proposal = NewProposal(arena_, batch);
   round.Add(LookupArgs{.min = min_,
                        .max = max_,

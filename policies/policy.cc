@@ -148,6 +148,7 @@ Verdicts Policy::judge(Program& round, const Batch& batch, const Proposal& propo
   TANDEM_CHECK(!needs_bonus_law() || proposal.has_bonus_law)
       << "bonus: pi needs q after the last proposed token";
   arena_.Place(batch.device);
+  arena_.Rewind();
   Verdicts verdicts;
   verdicts.block = scores.block;
   verdicts.n_keep = arena_.New<int32_t>(batch.n_slots);

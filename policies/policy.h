@@ -37,7 +37,8 @@ class Policy {
   static absl::StatusOr<std::unique_ptr<Policy>> Create(const RuleEntry& entry, const PolicyOptions& options,
                                                         bool draft_has_law);
 
-  // Appends the judge step, with buffers on the batch's device. REQUIRES: proposal.has_bonus_law if needs_bonus_law().
+  // Appends the judge step, with buffers on the batch's device that all programs share: verdicts are of one round. REQUIRES:
+  // proposal.has_bonus_law if needs_bonus_law().
   Verdicts judge(Program& round, const Batch& batch, const Proposal& proposal, const Scores& scores);
 
   const RuleInfo& info() const { return *entry_.info; }

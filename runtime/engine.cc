@@ -11,7 +11,8 @@
 
 namespace tandem {
 
-// Records one round: every call appends steps; nothing runs yet. The executor runs the recorded round many times.
+// Records one round: every call appends steps; nothing runs yet. The executor runs the recorded round many times. There is one
+// for the first slot of the batch, for the first 2, 4, .. and for all (buckets.h).
 void Engine::Record(Program& round, const Batch& batch) {
   round.At(Lane::kDraft, Phase::kDraft);
   round.Wait(kSettled);
@@ -142,19 +143,27 @@ void Engine::Enqueue(const Program& program) {
   ++n_enqueued_;
 }
 
+// A slot is in use until the host has read that its sequence ended.
 void Engine::QueueRounds() {
+  const Bucket& bucket = SmallestBucket(scheduler_->SlotsInUse());
   while (n_rounds_ - n_read_ < RoundsQueued()) {
-    Enqueue(round_);
-    round_at_[n_rounds_++ % ring_size_] = n_enqueued_;
+    Enqueue(bucket.round);
+    queued_[n_rounds_++ % ring_size_] = {n_enqueued_, bucket.n_slots};
   }
 }
 
+const Engine::Bucket& Engine::SmallestBucket(int32_t n_slots) const {
+  return *std::find_if(buckets_.rbegin(), buckets_.rend(),
+                       [&](const Bucket& bucket) { return bucket.n_slots >= n_slots; });
+}
+
 absl::Status Engine::ReadRound(EngineListener* listener) {
-  TANDEM_RETURN_IF_ERROR(executor_->WaitFor(static_cast<int>(n_enqueued_ - round_at_[n_read_ % ring_size_])));
+  const QueuedRound& queued = queued_[n_read_ % ring_size_];
+  TANDEM_RETURN_IF_ERROR(executor_->WaitFor(static_cast<int>(n_enqueued_ - queued.program)));
   RoundRecord& round = ring_[n_read_++ % ring_size_];
   if (round.time_ns == 0) round.time_ns = NowNs();
-  listener->OnRound({round.slots, static_cast<size_t>(batch_.n_slots)});
-  for (int32_t slot = 0; slot < batch_.n_slots; ++slot)
+  listener->OnRound({round.slots, static_cast<size_t>(queued.n_slots)});
+  for (int32_t slot = 0; slot < queued.n_slots; ++slot)
     TANDEM_RETURN_IF_ERROR(ReadSlot(slot, round, listener));
   return absl::OkStatus();
 }
@@ -167,7 +176,7 @@ absl::Status Engine::ReadSlot(int32_t slot, const RoundRecord& round, EngineList
   if (record.fault != Fault::kNone) return FaultError(slot, record);
 
   if (options_.trace != nullptr) {
-    options_.trace->AddRound(round_at_[(n_read_ - 1) % ring_size_] - 1, slot, record.n_proposed,
+    options_.trace->AddRound(queued_[(n_read_ - 1) % ring_size_].program - 1, slot, record.n_proposed,
                              record.n_keep, record.n_emit);
   }
   RequestResult& result = sequence->result;

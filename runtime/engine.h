@@ -37,6 +37,7 @@ struct EngineOptions {
   int64_t cache_tokens = 0;     // positions that each cache holds; 0: the longest of every slot
   int32_t prefill_chunk = 128;  // rows of one prefill forward
   int32_t rounds_ahead = 1;     // rounds that may be queued beyond the one whose record the host waits for
+  bool buckets = true;  // rounds of fewer slots where fewer are in use (buckets.h); the same bits either way
   StreamMode streams = StreamMode::kInline;
   int32_t n_threads = 1;        // CPU threads that run one lane's steps
   uint64_t adversary_seed = 0;  // StreamMode::kAdversarial
@@ -106,11 +107,20 @@ class Engine : public Generator {
   };
   Memory memory() const;
   const Policy& policy() const { return *policy_; }
-  // The recorded round, for tools that print it.
-  const Program& round() const { return round_; }
+  // The recorded round of all slots, for tools that print it.
+  const Program& round() const { return buckets_.front().round; }
 
  private:
   enum Event : EventId { kSettled, kDrafted, kPrefilled };
+  // A round of the first n_slots slots.
+  struct Bucket {
+    int32_t n_slots;
+    Program round;
+  };
+  struct QueuedRound {
+    uint64_t program;  // which one it is of those enqueued
+    int32_t n_slots;
+  };
 
   Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Policy> policy);
 
@@ -131,6 +141,7 @@ class Engine : public Generator {
   int32_t RoundsQueued() const { return executor_->runs_ahead() ? 1 + options_.rounds_ahead : 1; }
   int32_t PositionsAhead() const;
   void QueueRounds();
+  const Bucket& SmallestBucket(int32_t n_slots) const;
   absl::Status ReadRound(EngineListener* listener);
   absl::Status ReadSlot(int32_t slot, const RoundRecord& round, EngineListener* listener);
   void Keep(RequestResult result);
@@ -148,7 +159,7 @@ class Engine : public Generator {
   std::unique_ptr<Scheduler> scheduler_;
 
   // Programs, recorded once.
-  Program round_{"round"};
+  std::vector<Bucket> buckets_;  // from the largest down
   Program prefill_{"prefill"};
   Program recover_{"recover"};
   int32_t recover_rows_;  // of one recovery
@@ -165,13 +176,14 @@ class Engine : public Generator {
   int64_t n_grown_ = 0;
   std::vector<PageTableEntry> grown_;  // reused
 
-  SlotRecord* records_ = nullptr;  // [n_slots], settle to publish
-  RoundRecord* ring_;              // [ring_size_], written by publish
+  SlotRecord* records_;  // [n_slots], settle to publish
+  int64_t* n_published_;
+  RoundRecord* ring_;  // [ring_size_], written by publish
   int32_t ring_size_;
-  int64_t n_read_ = 0;              // rounds
-  uint64_t n_enqueued_ = 0;         // programs
-  std::vector<uint64_t> round_at_;  // [ring_size_] which program a queued round is
-  int64_t n_rounds_ = 0;            // rounds enqueued
+  int64_t n_read_ = 0;               // rounds
+  uint64_t n_enqueued_ = 0;          // programs
+  std::vector<QueuedRound> queued_;  // [ring_size_]
+  int64_t n_rounds_ = 0;             // rounds enqueued
   uint64_t n_admitted_ = 0;
   std::vector<RequestResult>* results_ = nullptr;  // of the Run in progress; null: the caller steps
 

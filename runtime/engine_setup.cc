@@ -6,6 +6,7 @@
 #include "draft/model_drafter.h"
 #include "draft/ngram.h"
 #include "kernels/attention/attention.h"
+#include "runtime/buckets.h"
 #include "runtime/cascade/token_cascade.h"
 #include "runtime/core/cuda.h"
 #include "runtime/engine.h"
@@ -95,7 +96,7 @@ Engine::Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Poli
       arena_(pair_.target.model->device()),
       shared_(pair_.target.model->device(), Access::kShared),
       ring_size_(options.rounds_ahead + 2),
-      round_at_(ring_size_) {
+      queued_(ring_size_) {
   batch_ = {
       .n_slots = options_.n_slots,
       .gamma = options_.gamma,
@@ -117,6 +118,8 @@ Engine::Engine(const EngineOptions& options, PairSpec pair, std::unique_ptr<Poli
                          static_cast<size_t>((most + options_.page_size - 1) / options_.page_size);
   grown_.reserve(n_entries);
   for (int32_t i = 0; i < ring_size_; ++i) growths_[i].entries = shared_.New<PageTableEntry>(n_entries);
+  records_ = arena_.New<SlotRecord>(options_.n_slots);
+  n_published_ = arena_.New<int64_t>(1);
   ring_ = shared_.New<RoundRecord>(ring_size_);
   for (int32_t i = 0; i < ring_size_; ++i) ring_[i].slots = shared_.New<SlotRecord>(options_.n_slots);
 
@@ -166,7 +169,8 @@ absl::Status Engine::MakeExecutor() {
                                                   .stream_kernels = options_.stream_kernels,
                                                   .time_phases = options_.time_phases,
                                                   .trace = options_.trace}));
-  for (const Program* program : {&round_, &prefill_, &recover_, &grow_})
+  for (const Bucket& bucket : buckets_) TANDEM_RETURN_IF_ERROR(executor_->Prepare(bucket.round));
+  for (const Program* program : {&prefill_, &recover_, &grow_})
     TANDEM_RETURN_IF_ERROR(executor_->Prepare(*program));
   for (const std::vector<Program>* programs : {&admit_, &cut_, &preempt_}) {
     for (const Program& program : *programs) TANDEM_RETURN_IF_ERROR(executor_->Prepare(program));
@@ -175,7 +179,14 @@ absl::Status Engine::MakeExecutor() {
 }
 
 void Engine::RecordPrograms() {
-  Record(round_, batch_);
+  // Rounds run one after the other: those of fewer slots use the first part of the largest one's buffers, which are made for
+  // the one recorded first.
+  for (const int32_t n_slots : BucketsOf(options_.n_slots, options_.buckets)) {
+    Batch batch = batch_;
+    batch.n_slots = n_slots;
+    buckets_.push_back({n_slots, Program(absl::StrCat("round of ", n_slots))});
+    Record(buckets_.back().round, batch);
+  }
 
   prefill_.At(Lane::kDraft, Phase::kPrefill);
   prefill_.Wait(kSettled);  // the sequence was admitted
@@ -225,7 +236,6 @@ void Engine::RecordPrograms() {
 
 void Engine::Settle(Program& round, const Batch& batch, const Proposal& proposal, const Scores& scores,
                     const Verdicts& verdicts) {
-  records_ = arena_.New<SlotRecord>(batch.n_slots);
   round.Add(SettleArgs{.n_slots = batch.n_slots,
                        .n_vocab = pair_.target.model->shape().n_vocab,
                        .states = batch.states,
@@ -241,7 +251,7 @@ void Engine::Publish(Program& round, const Batch& batch) {
                         .records = records_,
                         .ring = ring_,
                         .ring_size = ring_size_,
-                        .n_published = arena_.New<int64_t>(1)});
+                        .n_published = n_published_});
 }
 
 absl::Status Engine::Submit(Request request) {

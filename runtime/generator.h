@@ -23,8 +23,8 @@ class EngineListener {
   // Tokens of one round, final: never taken back. `text` is what they add to the output, whole characters only.
   virtual void OnTokens(const Request& /*request*/, std::span<const int32_t> /*tokens*/,
                         std::span<const Origin> /*origin*/, std::string_view /*text*/) {}
-  // What a finished round did, of every slot; before the OnTokens and OnFinish that come of it. A query cascade
-  // does not tell its engines' rounds.
+  // What a finished round did, of every slot that it was for: the first ones of the batch, all that were in use when it was
+  // enqueued; before the OnTokens and OnFinish that come of it. A query cascade does not tell its engines' rounds.
   virtual void OnRound(std::span<const SlotRecord> /*slots*/) {}
   virtual void OnFinish(const RequestResult& /*result*/) {}
   // Asked once per round: true ends the run after it, every unfinished request as kCancelled.

@@ -10,6 +10,7 @@
 #include "kernels/linear/strands.h"
 #include "kernels/stream/stream_step.h"
 #include "policies/judge.h"
+#include "runtime/buckets.h"
 #include "runtime/engine.h"
 #include "runtime/model/cache.h"
 #include "runtime/model/runner.h"
@@ -23,10 +24,12 @@ constexpr int64_t kUnit = 2 * kMiB;  // of physical memory, on every GPU from sm
 constexpr int64_t kSmall = kMiB;     // what is smaller lies in a unit with others
 constexpr int64_t kSmallUnit = 512;
 
-// The driver's and cuBLAS's own, which nobody states: the graphs (up to 10 KiB for a kernel's node, of which a round has
-// some thousand without stream kernels), cuBLAS's handle, code that is loaded when it first runs, and room for the stacks
-// of the kernels that have any.
+// The driver's and cuBLAS's own, which nobody states: the graphs of one round (some thousand nodes without stream kernels)
+// and of the shorter programs, cuBLAS's handle, code that is loaded when it first runs, and room for the stacks of the
+// kernels that have any.
 constexpr int64_t kAllowance = 256 * kMiB;
+// A kernel's node in a graph, at most, and how many a layer has.
+constexpr int64_t kNode = 10 << 10, kLayerNodes = 12;
 
 int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -87,14 +90,25 @@ int64_t RoundBytes(const PlannedRun& run, int64_t n_vocab) {
   return all.bytes();
 }
 
-// The stream kernels of an engine's programs: verification has one, and each step of the draft; prefill has none.
+// The stream kernels of an engine's rounds: verification has one, and each step of the draft; prefill has none.
 int64_t StreamsBytes(const PlannedModel& model, const PlannedRun& run, bool is_target) {
   if (!run.stream_kernels || run.on_cpu) return 0;
   const auto bytes = [&](int64_t n_rows) {
     return StreamKernelBytes(model, static_cast<int32_t>(n_rows), run.page_size);
   };
-  if (is_target) return bytes(int64_t{run.n_slots} * (run.gamma + 1));
-  return bytes(int64_t{run.n_slots} * 2) + run.gamma * bytes(run.n_slots);
+  int64_t sum = 0;
+  for (const int64_t n_slots : BucketsOf(run.n_slots, run.buckets))
+    sum += is_target ? bytes(n_slots * (run.gamma + 1)) : bytes(n_slots * 2) + run.gamma * bytes(n_slots);
+  return sum;
+}
+
+// The graphs of rounds beyond the one that the allowance has room for.
+int64_t GraphBytes(const PlannedEngine& engine) {
+  int64_t n_layers = 0;  // of all forwards of a round
+  for (size_t i = 0; i < engine.models.size(); ++i)
+    n_layers += int64_t{engine.models[i].shape.n_layers} * (i == 0 ? 1 : engine.run.gamma + 1);
+  const auto n_graphs = std::ssize(BucketsOf(engine.run.n_slots, engine.run.buckets)) - 1;
+  return n_graphs * n_layers * kLayerNodes * kNode;
 }
 
 void AddModel(const PlannedModel& model, const PlannedRun& run, bool is_target, bool context_alone,
@@ -132,7 +146,8 @@ void AddEngine(const PlannedEngine& engine, MemoryPlan* plan) {
   plan->parts.push_back({"what rounds keep of every sequence", RoundBytes(run, n_vocab),
                          "lower execution.batch, or cache.max_context"});
   if (run.on_cpu) return;
-  plan->parts.push_back({"cuBLAS's workspace, graphs and code", kLibraryWorkspaceBytes + kAllowance,
+  plan->parts.push_back({"cuBLAS's workspace, graphs and code",
+                         kLibraryWorkspaceBytes + kAllowance + GraphBytes(engine),
                          "choose a smaller model, or a GPU with more memory"});
 }
 
@@ -193,7 +208,8 @@ PlannedEngine PlanOf(const EngineOptions& options, const PairSpec& pair) {
                                .prefill_chunk = options.prefill_chunk,
                                .cache_tokens = options.cache_tokens,
                                .max_context = options.max_context,
-                               .stream_kernels = options.stream_kernels}};
+                               .stream_kernels = options.stream_kernels,
+                               .buckets = options.buckets}};
   for (const ModelSpec* spec : {&pair.target, pair.draft && options.gamma > 0 ? &*pair.draft : nullptr}) {
     if (spec == nullptr) continue;
     const DType dtype = spec->dtype == ActivationDType::kBf16 ? DType::kBf16 : DType::kF32;

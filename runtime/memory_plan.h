@@ -47,6 +47,7 @@ struct PlannedRun {
   int64_t cache_tokens = 0;  // 0: one sequence's context, the least that a run needs
   int32_t max_context = 0;   // 0: the smallest of the models'
   bool stream_kernels = true;
+  bool buckets = true;
   bool on_cpu = false;  // no kernels, libraries or graphs of a device's
 };
 

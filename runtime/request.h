@@ -44,6 +44,7 @@ struct SpeculationCounts {
   std::vector<int64_t> accepted_per_pos;      // of these, those that kept it too
   std::vector<int64_t> acceptance_histogram;  // [k] rounds (with a proposal) that kept k tokens
 
+  bool operator==(const SpeculationCounts&) const = default;
   void Add(const SpeculationCounts& other);
   // `n_output`: tokens of the record that are in the output (the host may have cut it at a stop string).
   void AddRound(const SlotRecord& record, int n_output);

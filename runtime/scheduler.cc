@@ -60,6 +60,12 @@ bool Scheduler::Grow(int32_t ahead, std::vector<PageTableEntry>* entries) {
   return true;
 }
 
+int32_t Scheduler::SlotsInUse() const {
+  int32_t n = n_slots();
+  while (n > 0 && slots_[n - 1] == nullptr) --n;
+  return n;
+}
+
 int32_t Scheduler::LastAdmitted() const {
   int32_t last = -1;
   for (int32_t slot = 0; slot < n_slots(); ++slot) {

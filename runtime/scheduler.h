@@ -48,7 +48,7 @@ class Scheduler {
             std::vector<PagedCache*> caches);
 
   void Submit(Request request);
-  // The next waiting request's slot, with pages reserved; nothing if it must wait. The caller fills the slot and sets its
+  // The next waiting request's slot, the lowest free one, with pages reserved; nothing if it must wait. The caller fills the slot and sets its
   // sequence's admission.
   std::optional<int32_t> Admit(int32_t ahead);
   // Gives every running sequence the pages it needs and adds the page tables' new entries to `entries`. False if there
@@ -66,6 +66,8 @@ class Scheduler {
 
   Sequence* at(int32_t slot) { return slots_[slot].get(); }
   int32_t n_slots() const { return static_cast<int32_t>(slots_.size()); }
+  // Slots up to the last one that holds a sequence, that one included.
+  int32_t SlotsInUse() const;
   bool idle() const { return waiting_.empty() && n_running_ == 0; }
   size_t n_submitted() const { return n_submitted_; }
   void ResetCount() { n_submitted_ = 0; }

@@ -8,6 +8,7 @@ Verifier::Verifier(std::shared_ptr<const Model> model, const RunnerOptions& opti
 Scores Verifier::score(Program& round, const Batch& batch, const Proposal& proposal) {
   const int32_t n_vocab = runner_.model().shape().n_vocab;
   arena_.Place(batch.device);
+  arena_.Rewind();
   const Scores scores{
       .block = proposal.block,
       .law = NewLaws(arena_, static_cast<int64_t>(batch.n_slots) * proposal.block, n_vocab, n_vocab)};

@@ -15,7 +15,8 @@ class Verifier {
  public:
   Verifier(std::shared_ptr<const Model> model, const RunnerOptions& options);
 
-  // Appends the scoring of `proposal`; of a round without a drafter, whose n_proposed is all zeros, too.
+  // Appends the scoring of `proposal`; of a round without a drafter, whose n_proposed is all zeros, too. All round programs
+  // share the scores' buffers.
   Scores score(Program& round, const Batch& batch, const Proposal& proposal);
   // Appends a forward that feeds committed tokens the target has not seen.
   void Prefill(Program& program, const Batch& batch, int32_t chunk);

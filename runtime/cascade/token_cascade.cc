@@ -11,6 +11,7 @@ TokenCascadeDrafter::TokenCascadeDrafter(std::shared_ptr<const Model> model, con
 
 Proposal TokenCascadeDrafter::propose(Program& round, const Batch& batch) {
   TANDEM_CHECK(batch.gamma == 1) << "a token cascade writes one token a round";
+  arena_.Rewind();
   Proposal proposal = NewProposal(arena_, batch);
   proposal.has_law = true;
   proposal.law = NewLaws(arena_, static_cast<int64_t>(batch.n_slots) * proposal.block,

@@ -54,7 +54,7 @@ class Arena {
  public:
   explicit Arena(Device device = {}, Access access = Access::kDevice) : device_(device), access_(access) {}
 
-  // n default values.
+  // n default values; of a buffer that was there before Rewind, trivial ones are what they were.
   template <typename T>
   T* New(size_t n) {
     static_assert(std::is_trivially_destructible_v<T>, "an arena runs no destructors");
@@ -81,6 +81,9 @@ class Arena {
     }
     return data;
   }
+  // What is made next takes the buffers that are there, in the order in which they were made, as far as they are large
+  // enough: for programs that never run at the same time and leave each other nothing.
+  void Rewind() { n_taken_ = 0; }
   // Where what comes next is made. REQUIRES: nothing was made elsewhere.
   void Place(Device device) {
     TANDEM_CHECK(buffers_.empty() || device == device_) << "an arena on " << Name(device_);
@@ -94,14 +97,19 @@ class Arena {
   bool on_host() const { return !device_.is_cuda() || access_ == Access::kShared; }
   template <typename T>
   T* Take(size_t n) {
-    buffers_.emplace_back(n * sizeof(T), device_, access_);
-    bytes_ += n * sizeof(T);
-    return reinterpret_cast<T*>(buffers_.back().data());
+    const size_t bytes = n * sizeof(T);
+    while (n_taken_ < buffers_.size() && buffers_[n_taken_].bytes() < bytes) ++n_taken_;
+    if (n_taken_ == buffers_.size()) {
+      buffers_.emplace_back(bytes, device_, access_);
+      bytes_ += bytes;
+    }
+    return reinterpret_cast<T*>(buffers_[n_taken_++].data());
   }
 
   Device device_;
   Access access_;
   std::vector<Buffer> buffers_;
+  size_t n_taken_ = 0;  // of the buffers, since Rewind
   size_t bytes_ = 0;
 };
 

@@ -1,5 +1,5 @@
-// What the host asks of CUDA while rounds run: one graph and one event a round, the same once more where sequences get
-// more pages, and nothing that waits, allocates or copies.
+// What the host asks of CUDA while rounds run: one graph and one event a round, for however many slots it is, the same once
+// more where sequences get more pages, and nothing that waits, allocates or copies.
 // The calls are counted where the linker wraps them.
 // ctest-link: -Wl,--wrap=cudaMalloc,--wrap=cudaFree,--wrap=cudaHostAlloc,--wrap=cudaMemcpy,--wrap=cudaMemcpyAsync
 // ctest-link: -Wl,--wrap=cudaMemset,--wrap=cudaDeviceSynchronize,--wrap=cudaStreamSynchronize
@@ -53,17 +53,26 @@ namespace {
 // Counts from the 5th round that it reads to the 25th.
 class Counter : public EngineListener {
  public:
+  void OnRound(std::span<const SlotRecord> slots) override { n_slots = slots.size(); }
   bool Cancelled() override {
     ++n_rounds;
-    if (n_rounds == 5) first = calls;
-    if (n_rounds == 25) last = calls;
+    if (n_rounds == 5) {
+      first = calls;
+      n_first_slots = n_slots;
+    }
+    if (n_rounds == 25) {
+      last = calls;
+      n_last_slots = n_slots;
+    }
     return false;
   }
   int n_rounds = 0;
   Calls first, last;
+  size_t n_slots = 0, n_first_slots = 0, n_last_slots = 0;  // of a round
 };
 
-void CountCalls(int32_t page_size, int64_t cache_tokens, bool time_phases, Counter* counter) {
+// Of two sequences, the second of which has `n_new` tokens.
+void CountCalls(int32_t page_size, int64_t cache_tokens, int32_t n_new, bool time_phases, Counter* counter) {
   PairSpec pair{.target = {.model = HashTarget(kCudaDevice)},
                 .draft = ModelSpec{.model = HashDraft(kCudaDevice)}};
   const EngineOptions options{.n_slots = 2,
@@ -75,9 +84,11 @@ void CountCalls(int32_t page_size, int64_t cache_tokens, bool time_phases, Count
   auto engine = MakeEngine(options, pair, MakePolicy());
   EXPECT_GT(calls.others, 0);  // the wrapping works
   for (int i = 0; i < 2; ++i) {
-    ASSERT_TRUE(
-        engine->Submit({.prompt = SomePrompt(9, i), .sampling = {.temperature = 1}, .max_new_tokens = 200})
-            .ok());
+    ASSERT_TRUE(engine
+                    ->Submit({.prompt = SomePrompt(9, i),
+                              .sampling = {.temperature = 1},
+                              .max_new_tokens = i == 0 ? 200 : n_new})
+                    .ok());
   }
   std::vector<RequestResult> results;
   ASSERT_TRUE(engine->Run(counter, &results).ok());
@@ -96,7 +107,22 @@ TEST_P(CudaCalls, ARoundIsOneGraphAndOneEvent) {
   TANDEM_SKIP_WITHOUT(kCudaDevice);
 #ifdef TANDEM_CUDA
   Counter counter;
-  CountCalls(16, 0, GetParam(), &counter);
+  CountCalls(16, 0, 200, GetParam(), &counter);
+  EXPECT_EQ(counter.last.graphs - counter.first.graphs, 20);
+  EXPECT_EQ(counter.last.events - counter.first.events, 20);
+  EXPECT_EQ(counter.last.others - counter.first.others, 0);
+  EXPECT_EQ(counter.n_last_slots, 2u);
+#endif
+}
+
+// The second sequence ends after 5 to 20 rounds, and the rounds that follow are for one slot.
+TEST_P(CudaCalls, ASmallerRoundIsNoMore) {
+  TANDEM_SKIP_WITHOUT(kCudaDevice);
+#ifdef TANDEM_CUDA
+  Counter counter;
+  CountCalls(16, 0, 20, GetParam(), &counter);
+  EXPECT_EQ(counter.n_first_slots, 2u);
+  EXPECT_EQ(counter.n_last_slots, 1u);
   EXPECT_EQ(counter.last.graphs - counter.first.graphs, 20);
   EXPECT_EQ(counter.last.events - counter.first.events, 20);
   EXPECT_EQ(counter.last.others - counter.first.others, 0);
@@ -108,7 +134,7 @@ TEST_P(CudaCalls, MorePagesAreAGraphAndAnEvent) {
   TANDEM_SKIP_WITHOUT(kCudaDevice);
 #ifdef TANDEM_CUDA
   Counter counter;
-  CountCalls(2, 2 * 512 - 2, GetParam(), &counter);
+  CountCalls(2, 2 * 512 - 2, 200, GetParam(), &counter);
   const int n_graphs = counter.last.graphs - counter.first.graphs;
   EXPECT_GT(n_graphs, 20);
   EXPECT_LE(n_graphs, 40);

@@ -53,6 +53,28 @@ TEST(MemoryPlan, AddsUpItsParts) {
   EXPECT_EQ(plan.bytes(), sum);
 }
 
+// Rounds of 8, 4, 2 and 1 slots; forwards of more than 8 rows have no stream kernel.
+TEST(MemoryPlan, StreamKernelsAreThoseOfAllBuckets) {
+  const PlannedModel target = Planned("a", 0), draft = Planned("b", 0);
+  const auto sum = [](const PlannedModel& model, const std::vector<int32_t>& rows) {
+    int64_t bytes = 0;
+    for (const int32_t n : rows) bytes += StreamKernelBytes(model, n, 16);
+    return bytes;
+  };
+  PlannedEngine engine{{target, draft}, {.n_slots = 8, .gamma = 3, .cache_tokens = 1024}};
+  const MemoryPlan all = PlanMemory(engine);
+  EXPECT_EQ(PartOf(all, "the stream kernels of a").bytes, sum(target, {8, 4}));
+  EXPECT_EQ(PartOf(all, "the stream kernels of b").bytes,
+            sum(draft, {8, 8, 8, 8, 4, 4, 4, 4, 2, 2, 2, 2, 1, 1, 1}));
+  engine.run.buckets = false;
+  const MemoryPlan one = PlanMemory(engine);
+  EXPECT_EQ(PartOf(one, "the stream kernels of a").bytes, 0);
+  EXPECT_EQ(PartOf(one, "the stream kernels of b").bytes, sum(draft, {8, 8, 8}));
+  EXPECT_LT(PartOf(one, "cuBLAS's workspace").bytes, PartOf(all, "cuBLAS's workspace").bytes);
+  for (const char* part : {"the cache of a", "the workspace of a", "the workspace of b", "what rounds keep"})
+    EXPECT_EQ(PartOf(one, part).bytes, PartOf(all, part).bytes) << part;
+}
+
 TEST(MemoryPlan, EnginesAddUp) {
   const PlannedEngine a{{Planned("a", kMiB)}, {.cache_tokens = 4096}};
   const PlannedEngine b{{Planned("b", kMiB)}, {.n_slots = 3, .cache_tokens = 512}};

@@ -162,6 +162,27 @@ TEST(Arena, NewAndCopy) {
   }
 }
 
+// What a smaller program needs is part of what a larger one has.
+TEST(Arena, AfterRewindTheSameMemoryServesAgain) {
+  Arena arena;
+  const int32_t* first = arena.New<int32_t>(40);
+  const double* second = arena.New<double>(10);
+  const size_t bytes = arena.bytes();
+  arena.Rewind();
+  const int32_t values[] = {4, 5};
+  EXPECT_EQ(arena.Copy(values, 2), first);
+  EXPECT_EQ(first[1], 5);
+  EXPECT_EQ(arena.New<double>(10), second);
+  EXPECT_EQ(arena.bytes(), bytes);
+  EXPECT_NE(static_cast<const void*>(arena.New<double>(1)), static_cast<const void*>(first));
+  EXPECT_EQ(arena.bytes(), bytes + sizeof(double));
+  // What does not fit gets memory of its own.
+  arena.Rewind();
+  const int32_t* larger = arena.New<int32_t>(41);
+  EXPECT_NE(larger, first);
+  EXPECT_EQ(larger[40], 0);
+}
+
 TEST(Program, KeepsStepsAndArguments) {
   Program program;
   program.At(Lane::kDraft, Phase::kDraft);
