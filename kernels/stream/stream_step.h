@@ -8,6 +8,7 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/strands.h"
 #include "kernels/rope/rope.h"
 
 namespace tandem::stream {
@@ -18,7 +19,7 @@ constexpr int kMaxHeld = 2;      // groups of a block in a product whose input d
 constexpr int kMaxResidual = 4;  // groups of a block in a product that adds to the residual
 constexpr int kMaxStages = 12;
 constexpr int kMapBytes = 128;  // of a CUtensorMap
-constexpr int kMapCols = 64;    // columns that lie together in a tile
+using strands::kMapCols;
 constexpr int kMarks = 4;
 
 // A buffer. One that steps of this kernel write has two halves, used in turns.
