@@ -37,22 +37,15 @@ constexpr int kWorkerThreads = kWorkers * 32;
 constexpr int kThreads = kWorkerThreads + 2 * 32;
 constexpr int kPieceBytes = 16 * 32;  // of the input: a lane's 16 bytes of 8 rows of a chunk
 constexpr int kStageBytes = 16 * 1024;
-constexpr int kBoxBytes = kStageBytes / 2;
 constexpr int kMaxStages = 12;
-constexpr int kInFlight =
-    4;  // stages: of a multiprocessor, what hides the latency of memory at its full rate
 constexpr int kInputStages = 3;
 constexpr int kSumSlots = 2;
 // The rest of a multiprocessor's is for the kernel that prepares the next product's rows, which can wait there.
 constexpr int kSharedBytes = 204 * 1024;
 
-template <int N>
-struct Shape {
-  static constexpr int kHeld = N == 8 ? 2 : 4;  // units of a pass: what registers hold the sums of
-  static constexpr int kPart = N == 8 ? 4 : N;  // groups of rows whose sums are sent at a time
-  static constexpr int kParts = N / kPart;
-  static constexpr int kSumBytes = kStrands * kPart * kPieceBytes;
-};
+// The sums of groups of rows are sent so many at a time.
+constexpr int PartOf(int n_groups) { return n_groups < 4 ? n_groups : 4; }
+constexpr int SumBytes(int n_groups) { return kStrands * PartOf(n_groups) * kPieceBytes; }
 
 struct Fixed {
   uint64_t full[kMaxStages], empty[kMaxStages];
@@ -73,8 +66,12 @@ struct WideArgs {
   LinearArgs linear;
   int first_unit[kMaxSegments];  // of a segment
   int n_units;
-  int cluster;  // blocks
+  int cluster, n_clusters;  // blocks of a cluster; clusters
+  int n_strands;            // of a block
+  int n_tiles;
   int n_stages;
+  int input_bytes;                  // of a stage of the input
+  int input_at, sums_at, fixed_at;  // in shared memory, which the ring of weights begins
 };
 
 __host__ __device__ float* ScalesOf(const LinearArgs& args, int n_groups) {
@@ -100,6 +97,18 @@ __device__ __forceinline__ float PairSum(const float (&v)[8]) {
   return sum[0];
 }
 
+__device__ __forceinline__ void LoadPiece(const LinearArgs& linear, const float* in, int k, float (&v)[8],
+                                          float (&gain)[8]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float4 four = __ldcg(reinterpret_cast<const float4*>(in + k) + i);
+    v[4 * i] = four.x, v[4 * i + 1] = four.y, v[4 * i + 2] = four.z, v[4 * i + 3] = four.w;
+  }
+  if (!linear.norm) return;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) gain[i] = LoadFloat(linear.norm.data, linear.norm.dtype, k + i);
+}
+
 // A block has a row, or some of its columns if there is no norm; a thread 8 columns at a time. Rows and columns that are not
 // there become zeros.
 __global__ void __launch_bounds__(kPrepareThreads) PrepareWide(const __grid_constant__ PrepareArgs args) {
@@ -120,29 +129,29 @@ __global__ void __launch_bounds__(kPrepareThreads) PrepareWide(const __grid_cons
   const float* in =
       is_row ? linear.in + (linear.src != nullptr ? __ldcg(linear.src + m) : m) * linear.in_stride : nullptr;
   auto* out = reinterpret_cast<uint4*>(linear.scratch);
-  // n_cols is a multiple of 512: warps are whole.
-#pragma unroll 2
-  for (int k = first; k < n_cols; k += step) {
-    const bool is_there = is_row && k < in_dim;
-    float v[8] = {};
-    if (is_there) {
+  // All loads of two turns before anything is done with them. n_cols is a multiple of 512: warps are whole.
+  for (int begin = first; begin < n_cols; begin += 2 * step) {
+    float v[2][8] = {}, gain[2][8] = {};
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float4 four = __ldcg(reinterpret_cast<const float4*>(in + k) + i);
-        v[4 * i] = four.x, v[4 * i + 1] = four.y, v[4 * i + 2] = four.z, v[4 * i + 3] = four.w;
-      }
+    for (int i = 0; i < 2; ++i) {
+      const int k = begin + i * step;
+      if (is_row && k < in_dim) LoadPiece(linear, in, k, v[i], gain[i]);
     }
-    if (linear.norm) {
-      const float sum = PairSum(v);
-      if (is_there && k % kSquares == 0) squares[k / kSquares] = sum;
-      if (is_there) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] = v[i] * LoadFloat(linear.norm.data, linear.norm.dtype, k + i);
+    for (int i = 0; i < 2; ++i) {
+      const int k = begin + i * step;
+      if (k >= n_cols) break;
+      if (linear.norm) {
+        const float sum = PairSum(v[i]);
+        if (k % kSquares == 0 && k < in_dim) squares[k / kSquares] = sum;
+#pragma unroll
+        for (int j = 0; j < 8; ++j) v[i][j] = v[i][j] * gain[i][j];
       }
+      const int lane = m % 8 * 4 + k % kChunk / 8;
+      out[(k / kChunk * args.n_groups + m / 8) * 32 + lane] = {
+          RoundPair(v[i][0], v[i][1]), RoundPair(v[i][2], v[i][3]), RoundPair(v[i][4], v[i][5]),
+          RoundPair(v[i][6], v[i][7])};
     }
-    const int lane = m % 8 * 4 + k % kChunk / 8;
-    out[(k / kChunk * args.n_groups + m / 8) * 32 + lane] = {RoundPair(v[0], v[1]), RoundPair(v[2], v[3]),
-                                                             RoundPair(v[4], v[5]), RoundPair(v[6], v[7])};
   }
   if (!linear.norm) return;
   __syncthreads();
@@ -153,6 +162,9 @@ __global__ void __launch_bounds__(kPrepareThreads) PrepareWide(const __grid_cons
 
 #ifdef TANDEM_SM90
 
+constexpr int kBoxBytes = kStageBytes / 2;
+constexpr int kInFlight = 4;  // stages of a block: what hides the latency of memory at its full rate
+
 // Shared memory: the ring of weights, that of the input, sums, the rest.
 __device__ __forceinline__ char* Memory() {
   extern __shared__ __align__(kBoxAlignment) char wide_memory[];
@@ -162,25 +174,15 @@ __device__ __forceinline__ char* Memory() {
 template <int N>
 class Block {
  public:
-  using S = Shape<N>;
-
   __device__ __forceinline__ explicit Block(const WideArgs& args)
       : args_(args),
         linear_(args.linear),
-        rank_(static_cast<int>(ClusterRank())),
-        n_strands_(kStrands / args.cluster),
-        n_tiles_((args.linear.in_dim + kTileCols - 1) / kTileCols),
         first_unit_(static_cast<int>(blockIdx.x) / args.cluster),
-        n_clusters_(static_cast<int>(gridDim.x) / args.cluster),
-        n_units_((args.n_units - first_unit_ + n_clusters_ - 1) / n_clusters_),
-        input_bytes_(n_strands_ * 2 * N * kPieceBytes),
-        ring_(Memory()),
-        input_ring_(ring_ + args.n_stages * kStageBytes),
-        sums_(input_ring_ + kInputStages * input_bytes_),
-        fixed_(*reinterpret_cast<Fixed*>(sums_ + kSumSlots * S::kSumBytes)) {}
+        n_units_((args.n_units - first_unit_ + args.n_clusters - 1) / args.n_clusters),
+        fixed_(*reinterpret_cast<Fixed*>(Memory() + args.fixed_at)) {}
 
   __device__ __forceinline__ void MakeBarriers() const {
-    if (SharedAddress(ring_) % kBoxAlignment != 0) Fail();
+    if (SharedAddress(Memory()) % kBoxAlignment != 0) Fail();
     for (int i = 0; i < args_.n_stages; ++i) {
       InitBarrier(SharedAddress(fixed_.full + i), 1);
       InitBarrier(SharedAddress(fixed_.empty + i), kWorkers);
@@ -194,7 +196,7 @@ class Block {
       InitBarrier(SharedAddress(fixed_.sums_empty + i), kWorkers * args_.cluster);
     }
     PublishBarriers();
-    for (int i = 0; i < kSumSlots; ++i) ExpectBytes(SharedAddress(fixed_.sums_full + i), S::kSumBytes);
+    for (int i = 0; i < kSumSlots; ++i) ExpectBytes(SharedAddress(fixed_.sums_full + i), kSumBytes);
   }
 
   // By one thread.
@@ -202,7 +204,7 @@ class Block {
     for (int s = 0; s < linear_.n_segments; ++s) FetchMap(args_.map + s);
     const uint64_t policy = ReadOnce();
     const uint32_t full = SharedAddress(fixed_.full), empty = SharedAddress(fixed_.empty),
-                   ring = SharedAddress(ring_);
+                   ring = SharedAddress(Memory());
     const int n_stages = args_.n_stages, unit_rows = args_.cluster * kTileRows;
     int n = 0, stage = 0, landed = 0;
     uint32_t parity = 0, landed_parity = 0;
@@ -212,7 +214,7 @@ class Block {
     };
     bool wanted = true;
     for (Pass pass(*this); wanted && pass.Next();) {
-      for (int tile = 0; wanted && tile < n_tiles_; ++tile) {
+      for (int tile = 0; wanted && tile < args_.n_tiles; ++tile) {
         for (int j = 0; j < pass.count; ++j, ++n) {
           // What else there is waits until it is sure that there are rows.
           if (n == n_stages) {
@@ -224,7 +226,7 @@ class Block {
           if (n >= kInFlight) await_landed();
           const int unit = pass.UnitAt(j), segment = SegmentOf(unit);
           const int row = (unit - args_.first_unit[segment]) * unit_rows,
-                    piece = tile * kStrands + rank_ * n_strands_;
+                    piece = tile * kStrands + rank() * args_.n_strands;
           const uint32_t barrier = full + 8 * stage, to = ring + stage * kStageBytes;
           ExpectBytes(barrier, kStageBytes);
           CopyBox(to, args_.map + segment, row, piece, barrier, policy);
@@ -244,18 +246,19 @@ class Block {
     // The rows were written by stores, and are read by copies.
     asm volatile("fence.proxy.async.global;" ::: "memory");
     const uint32_t full = SharedAddress(fixed_.input_full), empty = SharedAddress(fixed_.input_empty);
-    const char* from = reinterpret_cast<const char*>(linear_.scratch) + rank_ * input_bytes_;
+    const char* from = reinterpret_cast<const char*>(linear_.scratch) + rank() * args_.input_bytes;
     int n = 0, stage = 0;
     uint32_t parity = 0;
     for (Pass pass(*this); pass.Next();) {
-      for (int tile = 0; tile < n_tiles_; ++tile, ++n) {
+      for (int tile = 0; tile < args_.n_tiles; ++tile, ++n) {
         if (n >= kInputStages) WaitFor(empty + 8 * stage, parity ^ 1);
         const uint32_t barrier = full + 8 * stage;
-        ExpectBytes(barrier, input_bytes_);
+        ExpectBytes(barrier, args_.input_bytes);
         asm volatile(
             "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                SharedAddress(input_ring_) + stage * input_bytes_),
-            "l"(from + int64_t{tile} * args_.cluster * input_bytes_), "r"(input_bytes_), "r"(barrier)
+                SharedAddress(Memory() + args_.input_at) + stage * args_.input_bytes),
+            "l"(from + int64_t{tile} * args_.cluster * args_.input_bytes), "r"(args_.input_bytes),
+            "r"(barrier)
             : "memory");
         if (++stage == kInputStages) stage = 0, parity ^= 1;
       }
@@ -274,25 +277,28 @@ class Block {
     }
     asm volatile("bar.sync 1, %0;" ::"n"(kWorkerThreads) : "memory");
     for (Pass pass(*this); pass.Next();) {
-      float sum[S::kHeld][N][4] = {};
+      float sum[kHeld][N][4] = {};
 #pragma unroll 1
-      for (int tile = 0; tile < n_tiles_; ++tile) AddTile(tile, pass.count, sum);
+      for (int tile = 0; tile < args_.n_tiles; ++tile) AddTile(tile, pass.count, sum);
 #pragma unroll
-      for (int j = 0; j < S::kHeld; ++j) {
+      for (int j = 0; j < kHeld; ++j) {
         if (j >= pass.count) continue;
 #pragma unroll
-        for (int part = 0; part < S::kParts; ++part) {
+        for (int part = 0; part < kParts; ++part) {
           Send(sum[j], part);
           // While these are on their way, those before them.
           if (part > 0) Finish(pass.UnitAt(j), part - 1);
-          if (part == 0 && j > 0) Finish(pass.UnitAt(j - 1), S::kParts - 1);
+          if (part == 0 && j > 0) Finish(pass.UnitAt(j - 1), kParts - 1);
         }
       }
-      Finish(pass.UnitAt(pass.count - 1), S::kParts - 1);
+      Finish(pass.UnitAt(pass.count - 1), kParts - 1);
     }
   }
 
  private:
+  static constexpr int kHeld = N == 8 ? 2 : 4;  // units of a pass: what registers hold the sums of
+  static constexpr int kPart = PartOf(N), kParts = N / kPart, kSumBytes = SumBytes(N);
+
   // Goes through the units of a block, pass by pass.
   struct Pass {
     const Block& block;
@@ -301,13 +307,13 @@ class Block {
     __device__ __forceinline__ explicit Pass(const Block& of) : block(of) {}
     __device__ __forceinline__ bool Next() {
       done += count;
-      const int left = block.n_units_ - done, n_passes = (left + S::kHeld - 1) / S::kHeld;
+      const int left = block.n_units_ - done, n_passes = (left + kHeld - 1) / kHeld;
       if (left == 0) return false;
       count = (left + n_passes - 1) / n_passes;
       return true;
     }
     __device__ __forceinline__ int UnitAt(int j) const {
-      return block.first_unit_ + (done + j) * block.n_clusters_;
+      return block.first_unit_ + (done + j) * block.args_.n_clusters;
     }
   };
 
@@ -316,20 +322,23 @@ class Block {
     while (s + 1 < linear_.n_segments && unit >= args_.first_unit[s + 1]) ++s;
     return s;
   }
-  __device__ __forceinline__ int warp() const { return static_cast<int>(threadIdx.x) / 32; }
-  __device__ __forceinline__ int lane() const { return static_cast<int>(threadIdx.x) % 32; }
+  static __device__ __forceinline__ int rank() { return static_cast<int>(ClusterRank()); }
+  static __device__ __forceinline__ int warp() { return static_cast<int>(threadIdx.x) / 32; }
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
   // Of a block's strands this warp's, and its group of a unit's outputs.
-  __device__ __forceinline__ int strand() const { return warp() % n_strands_; }
-  __device__ __forceinline__ int group() const { return warp() / n_strands_; }
+  __device__ __forceinline__ int strand() const { return warp() % args_.n_strands; }
+  __device__ __forceinline__ int group() const { return warp() / args_.n_strands; }
 
   static __device__ __forceinline__ uint4 At(const char* p) { return *reinterpret_cast<const uint4*>(p); }
 
-  __device__ __forceinline__ void AddTile(int tile, int n_held, float (&sum)[S::kHeld][N][4]) {
+  __device__ __forceinline__ void AddTile(int tile, int n_held, float (&sum)[kHeld][N][4]) {
     // Columns beyond the last count for nothing, whatever is there.
-    const bool has_cols = tile * kTileCols + (rank_ * n_strands_ + strand()) * kMapCols < linear_.in_dim;
+    const bool has_cols =
+        tile * kTileCols + (rank() * args_.n_strands + strand()) * kMapCols < linear_.in_dim;
     uint4 x[2][N];
     WaitFor(SharedAddress(fixed_.input_full + input_stage_), input_parity_);
-    const char* in = input_ring_ + input_stage_ * input_bytes_ + strand() * 2 * N * kPieceBytes + lane() * 16;
+    const char* in = Memory() + args_.input_at + input_stage_ * args_.input_bytes +
+                     strand() * 2 * N * kPieceBytes + lane() * 16;
 #pragma unroll
     for (int u = 0; u < 2; ++u) {
 #pragma unroll
@@ -343,10 +352,10 @@ class Block {
     const int at =
         row / box_rows * kBoxBytes + (strand() * box_rows + row % box_rows) * kMapCols * 2 + BoxByte(lane());
 #pragma unroll
-    for (int j = 0; j < S::kHeld; ++j) {
+    for (int j = 0; j < kHeld; ++j) {
       if (j >= n_held) continue;
       WaitFor(SharedAddress(fixed_.full + stage_), parity_);
-      const char* weights = ring_ + stage_ * kStageBytes;
+      const char* weights = Memory() + stage_ * kStageBytes;
       uint4 low[2], high[2];
 #pragma unroll
       for (int u = 0; u < 2; ++u) {
@@ -357,8 +366,8 @@ class Block {
       __syncwarp();
       if (lane() == 0) Arrive(SharedAddress(fixed_.empty + stage_));
       if (++stage_ == args_.n_stages) stage_ = 0, parity_ ^= 1;
+      // As strands::AddChunk, its steps for all rows in turn: a step waits for the one before it in the same sum.
       if (!has_cols) continue;
-        // As strands::AddChunk, its steps for all rows in turn: a step waits for the one before it in the same sum.
 #pragma unroll
       for (int u = 0; u < 2; ++u) {
 #pragma unroll
@@ -376,14 +385,14 @@ class Block {
     const int slot = n_sent_ % kSumSlots, use = n_sent_ / kSumSlots;
     if (use > 0) WaitFor(SharedAddress(fixed_.sums_empty + slot), (use - 1) & 1);
     ++n_sent_;
-    const int to_strand = rank_ * n_strands_ + strand();
-    const uint32_t to =
-        InBlock(SharedAddress(sums_ + slot * S::kSumBytes + to_strand * S::kPart * kPieceBytes + lane() * 16),
-                group());
+    const int to_strand = rank() * args_.n_strands + strand();
+    const uint32_t to = InBlock(SharedAddress(Memory() + args_.sums_at + slot * kSumBytes +
+                                              to_strand * kPart * kPieceBytes + lane() * 16),
+                                group());
     const uint32_t barrier = InBlock(SharedAddress(fixed_.sums_full + slot), group());
 #pragma unroll
-    for (int n = 0; n < S::kPart; ++n) {
-      const float(&four)[4] = sum[part * S::kPart + n];
+    for (int n = 0; n < kPart; ++n) {
+      const float(&four)[4] = sum[part * kPart + n];
       asm volatile(
           "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::
               "r"(to + n * kPieceBytes),
@@ -398,10 +407,10 @@ class Block {
     const int segment = SegmentOf(unit);
     const LinearSegment& to = linear_.segment[segment];
     const int n = warp() / 2, half = warp() % 2;
-    const int output = (unit - args_.first_unit[segment]) * args_.cluster * kTileRows + rank_ * kTileRows +
+    const int output = (unit - args_.first_unit[segment]) * args_.cluster * kTileRows + rank() * kTileRows +
                        half * 8 + BoxRow(lane());
-    const int row = (part * S::kPart + n) * 8 + lane() % 4 * 2;
-    const bool mine = n < S::kPart && output < to.weight.n_rows;
+    const int row = (part * kPart + n) * 8 + lane() % 4 * 2;
+    const bool mine = n < kPart && output < to.weight.n_rows;
     float old[2] = {}, bias = 0;
     float* out[2] = {};
 #pragma unroll
@@ -413,11 +422,12 @@ class Block {
     if (mine && to.bias) bias = LoadFloat(to.bias.data, to.bias.dtype, output);
     WaitFor(SharedAddress(fixed_.sums_full + slot), use & 1);
     float total[2] = {};
-    if (n < S::kPart) {
-      const char* sums = sums_ + slot * S::kSumBytes + n * kPieceBytes + lane() * 16 + half * 8;
+    if (n < kPart) {
+      const char* sums =
+          Memory() + args_.sums_at + slot * kSumBytes + n * kPieceBytes + lane() * 16 + half * 8;
 #pragma unroll
       for (int s = 0; s < kStrands; ++s) {
-        const float2 two = *reinterpret_cast<const float2*>(sums + s * S::kPart * kPieceBytes);
+        const float2 two = *reinterpret_cast<const float2*>(sums + s * kPart * kPieceBytes);
         total[0] += two.x;
         total[1] += two.y;
       }
@@ -431,8 +441,8 @@ class Block {
       *out[i] = to.accumulate ? old[i] + value : value;
     }
     __syncwarp();
-    if (++n_finished_ + 1 >= n_units_ * S::kParts) return;
-    if (threadIdx.x == 0) ExpectBytes(SharedAddress(fixed_.sums_full + slot), S::kSumBytes);
+    if (++n_finished_ + 1 >= n_units_ * kParts) return;
+    if (threadIdx.x == 0) ExpectBytes(SharedAddress(fixed_.sums_full + slot), kSumBytes);
     __syncwarp();
     if (lane() < args_.cluster) {
       asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];" ::"r"(
@@ -443,8 +453,7 @@ class Block {
 
   const WideArgs& args_;
   const LinearArgs& linear_;
-  const int rank_, n_strands_, n_tiles_, first_unit_, n_clusters_, n_units_, input_bytes_;
-  char *const ring_, *const input_ring_, *const sums_;
+  const int first_unit_, n_units_;
   Fixed& fixed_;
   int n_rows_ = 0;
   int stage_ = 0, input_stage_ = 0, n_sent_ = 0, n_finished_ = 0;
@@ -460,6 +469,7 @@ __global__ void __launch_bounds__(kThreads, 1) MultiplyWide(const __grid_constan
   Block<N> block(args);
   if (threadIdx.x == 0) block.MakeBarriers();
   __syncthreads();
+  __syncwarp();  // a warp that comes to a cluster's barrier in parts arrives more than once
   ClusterArriveRelaxed();
   ClusterWait();
   if (threadIdx.x < kWorkerThreads) {
@@ -511,7 +521,6 @@ Cut CutFor(const LinearArgs& args, int cluster) {
 
 template <int N>
 bool LaunchRows(const LinearArgs& args, CudaStream stream) {
-  using S = Shape<N>;
   AllowShared(MultiplyWide<N>, kSharedBytes);
   // Larger clusters read less input; smaller ones may leave fewer multiprocessors without work.
   Cut cut = CutFor<N>(args, 4);
@@ -523,16 +532,21 @@ bool LaunchRows(const LinearArgs& args, CudaStream stream) {
   wide.linear = args;
   wide.n_units = cut.n_units;
   wide.cluster = cut.cluster;
-  const int input_bytes = kStrands / cut.cluster * 2 * N * kPieceBytes;
-  wide.n_stages = std::min(
-      kMaxStages,
-      (kSharedBytes - kFixedBytes - kSumSlots * S::kSumBytes - kInputStages * input_bytes) / kStageBytes);
+  wide.n_clusters = cut.n_clusters;
+  wide.n_strands = kStrands / cut.cluster;
+  wide.n_tiles = static_cast<int>(PreparedCols(args.in_dim) / kTileCols);
+  wide.input_bytes = wide.n_strands * 2 * N * kPieceBytes;
+  const int others = kFixedBytes + kSumSlots * SumBytes(N) + kInputStages * wide.input_bytes;
+  wide.n_stages = std::min(kMaxStages, (kSharedBytes - others) / kStageBytes);
+  wide.input_at = wide.n_stages * kStageBytes;
+  wide.sums_at = wide.input_at + kInputStages * wide.input_bytes;
+  wide.fixed_at = wide.sums_at + kSumSlots * SumBytes(N);
   for (int s = 0, unit = 0; s < args.n_segments; ++s) {
     const LinearSegment& segment = args.segment[s];
     wide.first_unit[s] = unit;
     unit += UnitsOf(segment, cut.cluster);
     if (!MakeWeightMap(segment.weight.data, static_cast<int>(segment.weight.n_rows), args.in_dim,
-                       cut.cluster * kTileRows / 2, kStrands / cut.cluster, wide.map + s))
+                       cut.cluster * kTileRows / 2, wide.n_strands, wide.map + s))
       return false;
   }
 
