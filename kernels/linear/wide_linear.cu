@@ -214,24 +214,36 @@ class Block {
     };
     bool wanted = true;
     for (Pass pass(*this); wanted && pass.Next();) {
-      for (int tile = 0; wanted && tile < args_.n_tiles; ++tile) {
-        for (int j = 0; j < pass.count; ++j, ++n) {
-          // What else there is waits until it is sure that there are rows.
-          if (n == n_stages) {
-            WaitForPrevious();
-            wanted = __ldcg(linear_.n_rows) > 0;
-            if (!wanted) break;
+      // One thread is slow: what a pass can know beforehand is not worked out for every stage.
+      const CUtensorMap* map[kHeld];
+      int row[kHeld];
+#pragma unroll
+      for (int j = 0; j < kHeld; ++j) {
+        const int unit = pass.UnitAt(j), segment = SegmentOf(unit);
+        map[j] = args_.map + segment;
+        row[j] = (unit - args_.first_unit[segment]) * unit_rows;
+      }
+      int piece = rank() * args_.n_strands;
+      for (int tile = 0; wanted && tile < args_.n_tiles; ++tile, piece += kStrands) {
+#pragma unroll
+        for (int j = 0; j < kHeld; ++j) {
+          if (j >= pass.count || !wanted) continue;
+          if (n >= n_stages) {
+            // What there is no room for at first waits until it is sure that there are rows.
+            if (n == n_stages) WaitForPrevious();
+            if (n == n_stages && __ldcg(linear_.n_rows) == 0) {
+              wanted = false;
+              continue;
+            }
+            WaitFor(empty + 8 * stage, parity ^ 1);
           }
-          if (n >= n_stages) WaitFor(empty + 8 * stage, parity ^ 1);
           if (n >= kInFlight) await_landed();
-          const int unit = pass.UnitAt(j), segment = SegmentOf(unit);
-          const int row = (unit - args_.first_unit[segment]) * unit_rows,
-                    piece = tile * kStrands + rank() * args_.n_strands;
           const uint32_t barrier = full + 8 * stage, to = ring + stage * kStageBytes;
           ExpectBytes(barrier, kStageBytes);
-          CopyBox(to, args_.map + segment, row, piece, barrier, policy);
-          CopyBox(to + kBoxBytes, args_.map + segment, row + unit_rows / 2, piece, barrier, policy);
+          CopyBox(to, map[j], row[j], piece, barrier, policy);
+          CopyBox(to + kBoxBytes, map[j], row[j] + unit_rows / 2, piece, barrier, policy);
           if (++stage == n_stages) stage = 0, parity ^= 1;
+          ++n;
         }
       }
     }
