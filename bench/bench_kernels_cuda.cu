@@ -36,7 +36,7 @@ constexpr StackCase kModels[] = {
     {"1B", 16, 2048, 32, 8, 64, 8192, 128256},
     {"0.6B", 28, 1024, 16, 8, 128, 3072, 151936},
 };
-constexpr int kRows[] = {1, 2, 5, 8, 32};
+constexpr int kRows[] = {1, 2, 5, 8, 16, 32, 64};
 constexpr int kPageSize = 16;
 constexpr int kRepetitions = 9;
 

@@ -180,6 +180,43 @@ __device__ __forceinline__ void WaitBarrier(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+// Something is wrong, and a run that fails is better than one that hangs. Not a trap: with one in it the assembler gives
+// workers no more registers than a kernel without setmaxnreg has.
+__device__ __forceinline__ void Fail() {
+  asm volatile("st.global.u32 [%0], %1;" ::"l"(uint64_t{0}), "r"(0) : "memory");
+}
+// Some seconds of looking.
+class Patience {
+ public:
+  __device__ __forceinline__ void Spend() {
+    if (++n_ > (1u << 24)) Fail();
+  }
+
+ private:
+  uint32_t n_ = 0;
+};
+
+__device__ __forceinline__ void WaitFor(uint32_t barrier, uint32_t parity) {
+  Patience patience;
+  uint32_t done;
+  while (true) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done;\n"
+        "}"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    if (done) return;
+    patience.Spend();
+  }
+}
+__device__ __forceinline__ void Arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 // Clusters.
 __device__ __forceinline__ uint32_t ClusterRank() {
   uint32_t rank;

@@ -2,6 +2,7 @@
 
 #include "kernels/linear/linear.h"
 #include "kernels/linear/linear_bf16.h"
+#include "kernels/linear/wide_linear.h"
 #include "runtime/core/check.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -160,7 +161,7 @@ int64_t RoundedUp(int64_t n) { return (n + 31) / 32 * 32; }
 }  // namespace
 
 int64_t LinearScratch(int32_t max_rows, int32_t in_dim) {
-  return RoundedUp(max_rows) + max_rows * RoundedUp(in_dim);
+  return std::max(RoundedUp(max_rows) + max_rows * RoundedUp(in_dim), wide::Scratch(max_rows, in_dim));
 }
 
 LinearSpace LinearSpaceOf(const LinearArgs& args, Worker worker) {

@@ -1,8 +1,8 @@
 // For bf16 weights and inputs rounded to bf16, two kernels: one prepares the rows of the input, norm and rounding, in
 // `scratch`; the other multiplies on tensor cores. A block of the latter takes 32 outputs and up to 64 rows in a pass over
 // the weights, a warp a strand of the sums (strands.cuh). Weights go straight to registers, a tile ahead, and the first
-// tiles before the previous kernel has ended. More rows than that, all of them, are multiplied by cuBLAS if the caller has
-// it (linear_library.h).
+// tiles before the previous kernel has ended. Products of 9 to 64 rows have a kernel of their own on sm_90 and later
+// (wide_linear.h). More rows than that, all of them, are multiplied by cuBLAS if the caller has it (linear_library.h).
 //
 // PlainLinear (everything else, fp32 mode too): a warp per 4 outputs, its lanes along in_dim, fp32 multiply-adds.
 #include <algorithm>
@@ -11,6 +11,7 @@
 #include "kernels/linear/linear.h"
 #include "kernels/linear/linear_library.h"
 #include "kernels/linear/strands.cuh"
+#include "kernels/linear/wide_linear.h"
 
 namespace tandem {
 namespace {
@@ -353,6 +354,7 @@ __global__ void __launch_bounds__(kPlainThreads) PlainLinear(const LinearArgs ar
 
 void LinearCuda(const LinearArgs& args, cudaStream_t stream, LinearLibrary* library) {
   if (strands::CanFollow(args)) {
+    if (wide::Launch(args, stream)) return;
     return library != nullptr && SuitsLibrary(args) ? LaunchLibrary(args, *library, stream)
                                                     : LaunchStrands(args, stream);
   }

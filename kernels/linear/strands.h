@@ -1,5 +1,5 @@
-// What decides the bits of a product of bf16 weights and rounded inputs on a CUDA device, for the two kernels that compute
-// one (linear_cuda.cu, kernels/stream):
+// What decides the bits of a product of bf16 weights and rounded inputs on a CUDA device, for the kernels that compute one
+// (linear_cuda.cu, wide_linear.cu, kernels/stream):
 //
 //   - in_dim is cut into chunks of 32 values; chunks 2 s and 2 s + 1 of every 16 belong to strand s. A strand's sum starts
 //     at 0 and takes its chunks in rising order, each as two steps of the tensor cores' m16n8k16.
@@ -23,6 +23,7 @@ constexpr int kThreads = kStrands * 32;
 constexpr int kChunk = 32;
 constexpr int kTileCols = 2 * kStrands * kChunk;
 constexpr int kTileRows = 16;
+constexpr int kMapCols = 2 * kChunk;  // a strand's of a tile
 constexpr int kMaxInDim = 32768;  // what a block can keep of a row's squares
 
 // Weights lie so that 16 bytes can be loaded at a time, inputs too.

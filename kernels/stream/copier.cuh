@@ -2,31 +2,12 @@
 #ifndef TANDEM_KERNELS_STREAM_COPIER_CUH_
 #define TANDEM_KERNELS_STREAM_COPIER_CUH_
 
+#include "kernels/linear/weight_map.cuh"
 #include "kernels/stream/memory.cuh"
 
 namespace tandem::stream {
 
 #ifdef TANDEM_SM90
-
-// Weights are read once: first out of the cache.
-__device__ __forceinline__ uint64_t ReadOnce() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-// 8 rows of kTileCols columns; what lies outside the matrix comes as zeros.
-__device__ __forceinline__ void CopyHalf(uint32_t to, const char* map, int row, int col, uint32_t barrier,
-                                         uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
-      "[%1, "
-      "{%2, %3, %4}], [%5], %6;" ::"r"(to),
-      "l"(map), "r"(0), "r"(row), "r"(col / kMapCols), "r"(barrier), "l"(policy)
-      : "memory");
-}
-__device__ __forceinline__ void FetchMap(const char* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
 
 // One thread asks for copies; its warp waits with it.
 class Copier {
@@ -120,8 +101,8 @@ class Copier {
     const uint32_t barrier = full_ + 8 * stage_, to = ring_ + stage_ * kTileBytes;
     if (lane_ == 0) {
       ExpectBytes(barrier, kTileBytes);
-      CopyHalf(to, map, row, col, barrier, policy_);
-      CopyHalf(to + kHalfBytes, second_map, second_row, col, barrier, policy_);
+      CopyBox(to, map, row, col / kMapCols, barrier, policy_);
+      CopyBox(to + kHalfBytes, second_map, second_row, col / kMapCols, barrier, policy_);
     }
     __syncwarp();
     if (n_ < n_stages_) ++n_;

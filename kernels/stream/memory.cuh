@@ -6,6 +6,7 @@
 #include "kernels/attention/packed_attention.cuh"
 #include "kernels/cuda.cuh"
 #include "kernels/linear/strands.cuh"
+#include "kernels/linear/weight_map.cuh"
 #include "kernels/stream/stream_step.h"
 
 namespace tandem::stream {
@@ -16,11 +17,10 @@ constexpr int kThreads = kWorkerThreads + 4 * 32;  // registers can be given by 
 constexpr int kWorkerRegisters = 240, kCopierRegisters = 24;
 constexpr int kTileRows = strands::kTileRows;
 constexpr int kTileCols = strands::kTileCols;
-// A tile is two copies of 8 rows: [half][64 columns][row][128 bytes], the 16 bytes of a row's number c at c xor the row, so
-// that rows lie in different banks.
+// A tile is two boxes (weight_map.cuh) of 8 rows.
 constexpr int kHalfBytes = 8 * kTileCols * 2;
 constexpr int kTileBytes = 2 * kHalfBytes;
-constexpr int kTileAlignment = 1024;
+constexpr int kTileAlignment = kBoxAlignment;
 constexpr int kPieceCols = kWorkerThreads * 8;  // of an input: a thread has 8 columns of every so many
 constexpr int kSumPitch = 20;                   // floats: of 16 outputs of a row
 
@@ -84,42 +84,6 @@ __device__ __forceinline__ void Mark(int what) {
       clock64();
 }
 
-// Something is wrong, and a run that fails is better than one that hangs. Not a trap: with one in it the assembler gives
-// workers no more registers than a kernel without setmaxnreg has.
-__device__ __forceinline__ void Fail() {
-  asm volatile("st.global.u32 [%0], %1;" ::"l"(uint64_t{0}), "r"(0) : "memory");
-}
-// Some seconds of looking.
-class Patience {
- public:
-  __device__ __forceinline__ void Spend() {
-    if (++n_ > (1u << 24)) Fail();
-  }
-
- private:
-  uint32_t n_ = 0;
-};
-
-__device__ __forceinline__ void WaitFor(uint32_t barrier, uint32_t parity) {
-  Patience patience;
-  uint32_t done;
-  while (true) {
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, done;\n"
-        "}"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-    if (done) return;
-    patience.Spend();
-  }
-}
-__device__ __forceinline__ void Arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
 __device__ __forceinline__ void Meet() { asm volatile("bar.sync 1, %0;" ::"n"(kWorkerThreads) : "memory"); }
 
 __device__ __forceinline__ uint4 LoadRelaxed16(const void* p) {

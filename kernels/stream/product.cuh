@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/linear/weight_map.cuh"
 #include "kernels/stream/input.cuh"
 
 namespace tandem::stream {
@@ -24,13 +25,10 @@ class Taker {
       : warp_(Thread() / 32),
         lane_(Thread() % 32),
         n_stages_(Common().params.n_stages),
-        first_((RowOf(lane_) * 8 + (lane_ % 4 ^ RowOf(lane_))) * 16),
+        first_(BoxByte(lane_)),
         tile_(Ring() + warp_ * kTileRows / 2 * kMapCols * 2),
         full_(SharedAddress(Common().full)),
         empty_(SharedAddress(Common().empty)) {}
-
-  // The output of a half of a tile that lane 4 g + t multiplies: neighbours read different banks.
-  static __device__ __forceinline__ int RowOf(int lane) { return lane / 4 % 2 * 4 + lane / 8; }
 
   // This warp's columns of a tile: two chunks of two rows.
   struct Part {
@@ -127,7 +125,7 @@ class Finisher {
   __device__ __forceinline__ void Finish(int group, const float (&sum)[4], Progress& progress) {
     float* sums = Common().sums[progress.n_groups & 1][0][0];
     const int lane = Thread() % 32, t = lane % 4;
-    float* mine = sums + (Thread() / 32 * kMaxRows + 2 * t) * kSumPitch + Multiplier::RowOf(lane);
+    float* mine = sums + (Thread() / 32 * kMaxRows + 2 * t) * kSumPitch + BoxRow(lane);
     if (2 * t < n_rows_) mine[0] = sum[0], mine[8] = sum[2];
     if (2 * t + 1 < n_rows_) mine[kSumPitch] = sum[1], mine[kSumPitch + 8] = sum[3];
     const int thread = (Thread() - 32 * static_cast<int>(progress.n_groups++)) & (kWorkerThreads - 1);

@@ -1,9 +1,6 @@
 #include "kernels/stream/stream.h"
 
-#include <cuda.h>
-
 #include <algorithm>
-#include <iterator>
 #include <vector>
 
 #include "kernels/stream/stream_kernel.cuh"
@@ -105,30 +102,6 @@ bool CutShared(std::vector<StreamStep>& steps, int max_rows, int head_dim, Param
   return true;
 }
 
-// How copies find the weights of a segment: 8 rows of kTileCols columns, in parts of kMapCols columns.
-bool MakeMap(const uint16_t* weight, int n_outputs, int in_dim, CUtensorMap* map) {
-  static_assert(sizeof(CUtensorMap) == kMapBytes);
-  using Encode = decltype(&cuTensorMapEncodeTiled);
-  void* encode = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  constexpr int kSince = 12000;
-  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, kSince, cudaEnableDefault,
-                                       &found) != cudaSuccess ||
-      found != cudaDriverEntryPointSuccess) {
-    cudaGetLastError();
-    return false;
-  }
-  const cuuint64_t row_bytes = static_cast<cuuint64_t>(in_dim) * 2;
-  const cuuint64_t size[] = {kMapCols, static_cast<cuuint64_t>(n_outputs),
-                             static_cast<cuuint64_t>(in_dim / kMapCols)};
-  const cuuint64_t pitch[] = {row_bytes, kMapCols * 2};
-  const cuuint32_t box[] = {kMapCols, 8, kTileCols / kMapCols}, step[] = {1, 1, 1};
-  return reinterpret_cast<Encode>(encode)(
-             map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, std::size(size), const_cast<uint16_t*>(weight), size,
-             pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
 }  // namespace
 
 StreamKernel::StreamKernel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -172,6 +145,7 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
   if (impl->memory.size() != 3) return nullptr;
 
   std::vector<Tiles> tiles;
+  static_assert(sizeof(CUtensorMap) == kMapBytes);
   std::vector<CUtensorMap> maps;
   const auto place = [&](Place& p) {
     if (p.half_bytes == 0) return;
@@ -215,8 +189,8 @@ std::unique_ptr<StreamKernel> StreamKernel::Make(const Program& program, size_t 
     tiles.push_back(step.product.tiles);
     for (int s = 0; s < kMaxSegments; ++s) {
       const uint16_t* weight = step.product.segment[s].weight;
-      if (weight != nullptr &&
-          !MakeMap(weight, tiles.back().n_outputs[s], tiles.back().in_dim, &maps.emplace_back()))
+      if (weight != nullptr && !MakeWeightMap(weight, tiles.back().n_outputs[s], tiles.back().in_dim,
+                                              kTileRows / 2, kTileCols / kMapCols, &maps.emplace_back()))
         return nullptr;
       if (weight == nullptr) maps.emplace_back(maps.back());  // of no segment
     }

@@ -8,6 +8,7 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/strands.h"
 #include "kernels/rope/rope.h"
 
 namespace tandem::stream {
@@ -19,7 +20,7 @@ constexpr int kEarlyGroups = 4;  // of a block, that begin with half of an input
 constexpr int kMaxResidual = 4;  // groups of a block in a product that adds to the residual
 constexpr int kMaxStages = 12;
 constexpr int kMapBytes = 128;  // of a CUtensorMap
-constexpr int kMapCols = 64;    // columns that lie together in a tile
+using strands::kMapCols;
 constexpr int kMarks = 4;
 
 // A buffer. One that steps of this kernel write has two halves, used in turns.

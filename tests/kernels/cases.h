@@ -58,6 +58,8 @@ inline constexpr LinearCase kLinearCases[] = {
     {2048, {50, 30, 30}, {DType::kBf16, DType::kBf16, DType::kBf16}, true, true, false, true},
     {3072, {34, 0, 0}, {DType::kBf16}, true, false, true, true},
     {4096, {20, 17, 0}, {DType::kBf16, DType::kBf16}, true, false, false, true},
+    {96, {33, 15, 0}, {DType::kBf16, DType::kBf16}, true, false, true, true},
+    {576, {130, 1, 65}, {DType::kBf16, DType::kBf16, DType::kBf16}, false, true, true, true},
 };
 
 // Too large for the CPU's tests: several rounds of every warp, and an input of which 64 rows do not fit.
@@ -65,6 +67,7 @@ inline constexpr LinearCase kLargeLinearCases[] = {
     {2048, {2100, 1100, 0}, {DType::kBf16, DType::kBf16}, true, false, false, true},
     {14336, {300, 0, 0}, {DType::kBf16}, false, true, true, true},
     {256, {9000, 0, 0}, {DType::kBf16}, true, false, true, true},
+    {320, {8200, 70, 9001}, {DType::kBf16, DType::kBf16, DType::kBf16}, true, true, true, true},
 };
 
 // Rows of several sequences, each a run of rows that ends at its last position.

@@ -275,7 +275,7 @@ TEST_P(Linear, MatchesSumsInDouble) {
     SCOPED_TRACE(Describe(c));
     std::mt19937 random(1);
     const Problem problem(c, kMaxRows, random, /*gap=*/c.in_dim % 2);
-    for (int n_rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 64}) {
+    for (int n_rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 32, 64}) {
       const std::vector<int32_t> rows = Iota(n_rows);
       if (n_rows <= 3) {
         problem.Check(rows, problem.Run(rows, Backend::kReference), Backend::kReference);
@@ -294,7 +294,7 @@ TEST_P(Linear, RoomForMoreRowsDoesNotMatter) {
     const Problem problem(c, kMaxRows, random);
     ForEachWay([&] {
       const auto expected = problem.Run(Iota(3), GetParam());
-      for (int max_rows : {3, 5, 8, 9, 20, 40, 200}) {
+      for (int max_rows : {3, 5, 8, 9, 16, 20, 40, 200}) {
         const auto result = problem.Run(Iota(3), GetParam(), 1, {}, max_rows, /*in_order=*/true);
         for (int s = 0; s < problem.n_segments(); ++s)
           ASSERT_TRUE(SameBits(result[s], expected[s])) << max_rows;
@@ -314,7 +314,7 @@ TEST_P(Linear, LargeShapes) {
     const std::vector<int32_t> few = {0, 70, 149};
     problem.Check(few, problem.Run(few, GetParam()), GetParam());
     if (HasFatalFailure()) return;
-    for (int n_rows : {1, 5, 8, 12, 29, 64}) {
+    for (int n_rows : {1, 5, 8, 9, 12, 16, 17, 29, 32, 33, 64}) {
       const auto some = problem.Run(Iota(n_rows), GetParam(), 1, {}, n_rows);
       for (int s = 0; s < problem.n_segments(); ++s) {
         const std::vector<float> begin(all[s].begin(), all[s].begin() + some[s].size());
@@ -393,18 +393,35 @@ TEST(LinearCpu, AnyNumberOfWorkersGivesTheSameBits) {
 }
 
 TEST_P(Linear, RowsGoWhereDstSays) {
-  const LinearCase c = {48, {20, 0, 0}, {DType::kBf16}, false, false, true, false};
   std::mt19937 random(5);
-  const Problem problem(c, 8, random);
-  const std::vector<int32_t> rows = {5, 0, 3, 7, 1, 2, 6}, dst = {9, 2, 11, 0, 4, 7, 5};
-  ForEachWay([&] { problem.Check(rows, problem.Run(rows, GetParam(), 2, dst), GetParam()); });
-  problem.Check(rows, problem.Run(rows, Backend::kReference, 1, dst), Backend::kReference);
+  for (const LinearCase& c :
+       {LinearCase{48, {20, 0, 0}, {DType::kBf16}, false, false, true, false},
+        LinearCase{128, {20, 70, 0}, {DType::kBf16, DType::kBf16}, true, true, true, true}}) {
+    SCOPED_TRACE(Describe(c));
+    const Problem problem(c, 64, random);
+    for (const int n_rows : {7, 16, 17, 50}) {
+      std::vector<int32_t> rows = Iota(64), dst = Iota(80);
+      std::shuffle(rows.begin(), rows.end(), random);
+      std::shuffle(dst.begin(), dst.end(), random);
+      rows.resize(n_rows);
+      dst.resize(n_rows);
+      ForEachWay([&] {
+        problem.Check(rows, problem.Run(rows, GetParam(), 2, dst, /*max_rows=*/n_rows), GetParam());
+      });
+      problem.Check(rows, problem.Run(rows, Backend::kReference, 1, dst), Backend::kReference);
+      if (HasFatalFailure()) return;
+    }
+  }
 }
 
 TEST_P(Linear, NoRowsWriteNothing) {
   std::mt19937 random(6);
-  const Problem problem(kLinearCases[2], 1, random);
-  ForEachWay([&] { EXPECT_TRUE(problem.Run({}, GetParam())[0].empty()); });
+  for (const LinearCase& c : kLinearCases) {
+    SCOPED_TRACE(Describe(c));
+    const Problem problem(c, 1, random);
+    for (int max_rows : {1, 16, 32, 64})
+      ForEachWay([&] { EXPECT_TRUE(problem.Run({}, GetParam(), 1, {}, max_rows)[0].empty()); });
+  }
 }
 
 // The padding of a row's end must not take in the row after it, nor a row of the input its neighbours.
