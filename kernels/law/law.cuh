@@ -37,11 +37,13 @@ __device__ inline float LogitOf(const Law& law, int32_t v) {
 
 // p(v), p1(v) of the token whose logit is x = LogitOf(law, v). Loops over a vocabulary fetch the logits of many tokens
 // first, so that they are on their way at once: the compiler does not bring a load forward that stands behind arithmetic.
-__device__ inline float ProbOf(const Law& law, int32_t v, float x) {
+__device__ inline float SampledProbOf(const Law& law, float x) {  // of a law that is not greedy
   const float p = ExpNegative(LawExponent(law.record, x, law.record.inv_t, law.record.lse));
-  const float kept = x >= law.record.cutoff ? p : 0.f;
+  return x >= law.record.cutoff ? p : 0.f;
+}
+__device__ inline float ProbOf(const Law& law, int32_t v, float x) {
   const float greedy = (v == law.record.argmax) & (v < law.n_vocab) ? 1.f : 0.f;
-  return law.greedy() ? greedy : kept;
+  return law.greedy() ? greedy : SampledProbOf(law, x);
 }
 
 __device__ inline float Prob1Of(const Law& law, float x) {
