@@ -21,16 +21,16 @@ __device__ void FetchBlock(const float* logits, int32_t n_vocab, int32_t b, floa
   for (int j = 0; j < kPerLane; ++j) x[j] = first + 32 * j < n_vocab ? logits[first + 32 * j] : -INFINITY;
 }
 
-// Sum of exp((x - max) * inv_t) over a block, by a warp. As on a CPU: four in fp32, then in double.
-__device__ double BlockMass(const float (&x)[kPerLane], float max, float inv_t) {
-  LawRecord record;
-  record.max = max;
+// Sum of exp(exponent(x)) over a block, by a warp. As on a CPU: four in fp32, then in double; the largest is 1, and so what is
+// under exp(-87) makes no difference.
+template <typename F>
+__device__ double BlockMass(const float (&x)[kPerLane], F exponent) {
   double own = 0;
 #pragma unroll
   for (int j = 0; j < kPerLane; j += 4) {
     float four[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) four[i] = ExpNegative(LawExponent(record, x[j + i], inv_t, 0));
+    for (int i = 0; i < 4; ++i) four[i] = ExpInRange(fmaxf(exponent(x[j + i]), -87.f));
     own += (four[0] + four[1]) + (four[2] + four[3]);
   }
   return WarpSum(own);
@@ -57,11 +57,12 @@ __device__ LawBlock BlockOf(const float (&x)[kPerLane], int32_t b, Sampling& sam
   if (isnan(max)) {
     block.mass1 = NAN;
   } else if (max > -INFINITY) {
-    block.mass1 = BlockMass(x, max, 1);
+    block.mass1 = BlockMass(x, [max](float of) { return of - max; });
     block.mass = block.mass1;
     UseFromHere(sampling);
     if (!sampling.greedy() && !sampling.cuts() && sampling.temperature != 1)
-      block.mass = BlockMass(x, max, 1 / sampling.temperature);
+      block.mass =
+          BlockMass(x, [max, inv_t = 1 / sampling.temperature](float of) { return (of - max) * inv_t; });
   }
   return block;
 }
