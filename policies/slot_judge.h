@@ -179,11 +179,12 @@ class SlotJudge {
   // The probability of heads of coin i < n, from the residual mass of the position after i tokens.
   TANDEM_DEVICE double HeadsBefore(int32_t i, double prefix) {
     if (prefix == 0) return 0;
+    if (prefix == 1) return 1;
     if (!Open(i, proposed(i))) return 0;
     bool valid = true;
     const double mass = position_.Mass(prefix, &valid);
     if (!valid) Fail(Fault::kVerdict);
-    const double rest = mass + 1 - prefix;
+    const double rest = mass + (1 - prefix);
     return rest > 0 ? mass / rest : 1;
   }
 
