@@ -234,6 +234,14 @@ __device__ __forceinline__ void ClusterArriveRelaxed() {
 __device__ __forceinline__ void ClusterWait() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+// A word to the shared memory of a block of the cluster, and its bytes to a barrier there (InBlock): who waits for that
+// sees the word. Nothing else is waited for, unlike a release, which waits for all that a thread has written anywhere.
+__device__ __forceinline__ void StoreAsync(uint32_t address, uint64_t word, uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(address),
+      "l"(word), "r"(barrier)
+      : "memory");
+}
 // The address of a block's own shared memory in the block of another rank.
 __device__ __forceinline__ uint32_t InBlock(uint32_t address, uint32_t rank) {
   uint32_t mapped;

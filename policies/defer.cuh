@@ -3,8 +3,8 @@
 #define TANDEM_POLICIES_DEFER_CUH_
 
 #include "kernels/law/row_team.cuh"
+#include "policies/cuda_tokens.cuh"
 #include "policies/defer.h"
-#include "policies/judge.cuh"
 
 namespace tandem {
 

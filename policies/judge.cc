@@ -24,16 +24,22 @@ class CpuPosition {
   static constexpr bool MayBe(Kind) { return true; }
   static constexpr bool leads() { return true; }
   Kind kind() const { return rule_.kind; }
+  double Draw(const UniformKey& key) const { return args_.batch.uniforms.Draw(key); }
   const Row& row() const { return row_; }
 
   Fault Open(int32_t i, int32_t x) {
     has_tokens_ = has_solved_ = has_rest_ = false;
-    Fault fault;
-    row_ = OpenRow(args_, slot_, i, x, n_vocab_, CpuProb, CpuProb1, &fault);
-    if (fault != Fault::kNone) return fault;
     const int64_t at = static_cast<int64_t>(slot_) * args_.scores.block + i;
     p_ = args_.scores.law.row(at);
     if (args_.proposal.has_law) q_ = args_.proposal.law.row(at);
+    const auto prob = [&](int which) {
+      const Law& law = IsOfP(which) ? p_ : q_;
+      const int32_t v = TokenOf(which, q_, p_, x);
+      return IsAtOne(which) ? CpuProb1(law, v) : CpuProb(law, v);
+    };
+    Fault fault;
+    row_ = OpenRow(args_, args_.proposal.n_proposed[slot_], i, x, n_vocab_, q_, p_, prob, &fault);
+    if (fault != Fault::kNone) return fault;
     Passes();
     return Fault::kNone;
   }
@@ -43,6 +49,8 @@ class CpuPosition {
     if (rule_.kind == Kind::kTokenWise) Solve();
     return rule_.defers(args_.params, row_, solved_);
   }
+
+  Fault OpenBonus(int32_t x) { return Open(args_.proposal.n_proposed[slot_], x); }
 
   // Looks for an answer that spares the passes over the vocabulary.
   double Chance(bool exact) {

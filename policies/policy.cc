@@ -159,11 +159,13 @@ Verdicts Policy::judge(Program& round, const Batch& batch, const Proposal& propo
 
   JudgeArgs args{};
   const int32_t n_vocab = std::max(scores.law.n_vocab, proposal.has_law ? proposal.law.n_vocab : 0);
-  if ((entry_.info->needs & Needs::kTv) != 0 && proposal.has_law) {
+  const bool looks_at_tv = (entry_.info->needs & Needs::kTv) != 0;
+  const bool replaces_by_p = entry_.info->either && batch.device.is_cuda();
+  if (proposal.has_law && (looks_at_tv || replaces_by_p)) {
     const size_t n_blocks = static_cast<size_t>(batch.n_slots) * scores.block * NumLawBlocks(n_vocab);
     auto* blocks = arena_.New<double>(n_blocks);
-    auto* residual = batch.device.is_cuda() && entry_.info->either ? arena_.New<double>(n_blocks) : nullptr;
-    args.total_variation = blocks;
+    auto* residual = replaces_by_p ? arena_.New<double>(n_blocks) : nullptr;
+    if (looks_at_tv) args.total_variation = blocks;
     args.residual = residual;
     round.Add(TotalVariationArgs{.n_slots = batch.n_slots,
                                  .states = batch.states,

@@ -2,8 +2,10 @@
 // pass over the vocabulary it asks of a Position, which holds one position at a time:
 //
 //   static constexpr bool MayBe(Kind)        whether rules of this kind are judged by it
+//   double Draw(const UniformKey&)           the number of that key
 //   Kind kind(); bool leads()                leads: this thread writes results and reports cells
-//   Fault Open(int i, int x)                 goes to position i with token x; i = n_proposed: the bonus
+//   Fault Open(int i, int x)                 goes to position i with token x, the proposed one
+//   Fault OpenBonus(int x)                   goes to the position after them
 //   const Row& row(); bool has_defers(); bool Defers()
 //   double Chance(bool exact)                kind A: pi(x) / q(x), where 1 may stand for any larger ratio unless
 //                                            `exact`; kind B: the probability that x stays. Negative: no probability
@@ -30,15 +32,17 @@ class SlotJudge {
       : args_(args), slot_(slot), n_proposed_(args.proposal.n_proposed[slot]), position_(position) {}
 
   TANDEM_DEVICE void Run() {
+    bool all_stay = false;
     if (n_proposed_ < 0 || n_proposed_ >= args_.scores.block || n_proposed_ > kMaxGamma) {
       Fail(Fault::kProposal);
     } else if (position_.kind() == Kind::kBlock) {
-      if constexpr (Position::MayBe(Kind::kBlock)) JudgeByBlockRule();
+      if constexpr (Position::MayBe(Kind::kBlock)) all_stay = JudgeByBlockRule();
     } else if (args_.verification == Verification::kBlock) {
-      if constexpr (Position::MayBe(Kind::kLaw) || Position::MayBe(Kind::kTokenWise)) JudgeBlock();
+      if constexpr (Position::MayBe(Kind::kLaw) || Position::MayBe(Kind::kTokenWise)) all_stay = JudgeBlock();
     } else {
-      JudgeTokens();
+      all_stay = JudgeTokens();
     }
+    if (all_stay) AddBonus();
     if (!position_.leads()) return;
     args_.verdicts.fault[slot_] = fault_;
     if (fault_ != Fault::kNone) Set(0, -1, 0);
@@ -85,41 +89,44 @@ class SlotJudge {
     if (chance >= 1) return true;
     if (chance <= 0) return false;
     const UniformKey coin = key(i, Purpose::kKeep);
-    const bool heads = args_.batch.uniforms.Draw(coin) < chance;
+    const bool heads = position_.Draw(coin) < chance;
     Cell(coin, heads ? 0 : chance, heads ? chance : 1);
     return heads;
   }
 
   // The token in place of x, from max(0, factor pi - q) or the fallback; -1: nothing has weight, or a fault.
-  TANDEM_DEVICE_CALL int32_t Replacement(int32_t i, double factor) {
+  TANDEM_DEVICE int32_t Replacement(int32_t i, double factor) {
     bool valid = true;
     double low = 0, high = 1;
     const UniformKey draw = key(i, Purpose::kReplace);
-    const int32_t token = position_.Replacement(factor, args_.batch.uniforms.Draw(draw), &low, &high, &valid);
+    const int32_t token = position_.Replacement(factor, position_.Draw(draw), &low, &high, &valid);
     Cell(draw, low, high);
     if (!valid) Fail(Fault::kVerdict);
     return valid ? token : -1;
   }
 
-  // Judges x at position i alone: -1 if it stays (or at a fault), else the token that replaces it.
-  TANDEM_DEVICE_CALL int32_t JudgePosition(int32_t i, int32_t x) {
-    if (!Open(i, x)) return -1;
+  // Judges the token of the open position, i, alone: -1 if it stays (or at a fault), else the token that replaces it.
+  TANDEM_DEVICE int32_t JudgePosition(int32_t i) {
     const double chance = Chance(false);
     if (fault_ != Fault::kNone || Toss(chance, i)) return -1;
     return Replacement(i, 1);
   }
 
-  TANDEM_DEVICE void JudgeTokens() {
+  // This one and the two below: whether every proposed token stays, and no fault was met. If not, all is said.
+  TANDEM_DEVICE bool JudgeTokens() {
     for (int32_t i = 0; i < n_proposed_; ++i) {
-      const int32_t replacement = JudgePosition(i, proposed(i));
-      if (fault_ != Fault::kNone) return;
+      if (!Open(i, proposed(i))) return false;
+      const int32_t replacement = JudgePosition(i);
+      if (fault_ != Fault::kNone) return false;
       SetDeferred(i, position_.has_defers() ? position_.Defers() : replacement >= 0);
-      if (replacement >= 0) return Set(i, replacement, i + 1);
+      if (replacement < 0) continue;
+      Set(i, replacement, i + 1);
+      return false;
     }
-    AddBonus(n_proposed_);
+    return true;
   }
 
-  TANDEM_DEVICE_CALL void AddBonus(int32_t n_judged) {
+  TANDEM_DEVICE void AddBonus() {
     const int32_t i = n_proposed_;
     const int64_t row = static_cast<int64_t>(slot_) * args_.scores.block + i;
     int32_t next = -1;
@@ -127,33 +134,35 @@ class SlotJudge {
       const Law q = args_.proposal.law.row(row);
       if (!q.finite()) return void(Fail(Fault::kDraftLaw));
       const int32_t x = DrawToken(q, key(i, Purpose::kDraft));
-      next = JudgePosition(i, x);
+      const Fault fault = position_.OpenBonus(x);
+      if (fault != Fault::kNone) return void(Fail(fault));
+      next = JudgePosition(i);
       if (next < 0) next = x;
     } else {
       const Law p = args_.scores.law.row(row);
       if (!p.finite()) return void(Fail(Fault::kTargetLaw));
       next = DrawToken(p, key(i, Purpose::kReplace));
     }
-    if (fault_ == Fault::kNone) Set(n_proposed_, next, n_judged);
+    if (fault_ == Fault::kNone) Set(n_proposed_, next, n_proposed_);
   }
   TANDEM_DEVICE int32_t DrawToken(const Law& law, const UniformKey& draw) {
     if (law.greedy()) return law.record.argmax;
     double low = 0, high = 1;
-    const int32_t token = position_.DrawFrom(law, args_.batch.uniforms.Draw(draw), &low, &high);
+    const int32_t token = position_.DrawFrom(law, position_.Draw(draw), &low, &high);
     Cell(draw, low, high);
     return token;
   }
 
-  TANDEM_DEVICE void JudgeBlock() {
+  TANDEM_DEVICE bool JudgeBlock() {
     const int32_t n = n_proposed_;
     double prefix[kMaxGamma + 1] = {1};  // P_i
     for (int32_t i = 0; i < n; ++i) {
-      if (!Open(i, proposed(i))) return;
+      if (!Open(i, proposed(i))) return false;
       if (prefix[i] > 0) {
         // A prefix of 1 cannot grow.
         const double grown = prefix[i] * Chance(prefix[i] < 1);
         prefix[i + 1] = grown < 1 ? grown : 1;
-        if (fault_ != Fault::kNone) return;
+        if (fault_ != Fault::kNone) return false;
       }
       if (position_.has_defers()) SetDeferred(i, position_.Defers());
     }
@@ -161,58 +170,59 @@ class SlotJudge {
     int32_t n_keep = n;
     for (; n_keep > 0; --n_keep) {
       const double chance = n_keep == n ? prefix[n] : HeadsBefore(n_keep, prefix[n_keep]);
-      if (fault_ != Fault::kNone) return;
+      if (fault_ != Fault::kNone) return false;
       if (Toss(chance, n_keep - 1)) break;
     }
-    FinishBlock(n_keep, prefix);
+    return FinishBlock(n_keep, prefix);
   }
 
   // The probability of heads of coin i < n, from the residual mass of the position after i tokens.
   TANDEM_DEVICE double HeadsBefore(int32_t i, double prefix) {
     if (prefix == 0) return 0;
+    if (prefix == 1) return 1;
     if (!Open(i, proposed(i))) return 0;
     bool valid = true;
     const double mass = position_.Mass(prefix, &valid);
     if (!valid) Fail(Fault::kVerdict);
-    const double rest = mass + 1 - prefix;
+    const double rest = mass + (1 - prefix);
     return rest > 0 ? mass / rest : 1;
   }
 
-  TANDEM_DEVICE void FinishBlock(int32_t n_keep, const double* prefix) {
+  TANDEM_DEVICE bool FinishBlock(int32_t n_keep, const double* prefix) {
     int32_t replacement = -1;
     for (; n_keep < n_proposed_; ++n_keep) {
-      if (!Open(n_keep, proposed(n_keep))) return;
+      if (!Open(n_keep, proposed(n_keep))) return false;
       replacement = Replacement(n_keep, prefix[n_keep]);
-      if (fault_ != Fault::kNone) return;
+      if (fault_ != Fault::kNone) return false;
       if (replacement >= 0) break;
     }
     if (!position_.has_defers()) {
       for (int32_t i = 0; i < n_proposed_; ++i) SetDeferred(i, i >= n_keep);
     }
-    if (replacement >= 0) return Set(n_keep, replacement, n_proposed_);
-    AddBonus(n_proposed_);
+    if (replacement >= 0) Set(n_keep, replacement, n_proposed_);
+    return replacement < 0;
   }
 
   // Kind C: coins with the rule's chances, then the rule's count.
-  TANDEM_DEVICE void JudgeByBlockRule() {
+  TANDEM_DEVICE bool JudgeByBlockRule() {
     const int32_t n = n_proposed_;
     Row rows[kMaxGamma + 1];
     float chances[kMaxGamma + 1] = {};
     bool heads[kMaxGamma + 1] = {};
     for (int32_t i = 0; i < n; ++i) {
-      if (!Open(i, proposed(i))) return;
+      if (!Open(i, proposed(i))) return false;
       rows[i] = position_.row();
     }
-    if (n == 0) return AddBonus(0);
+    if (n == 0) return true;
     position_.Chances(rows, n, chances);
     for (int32_t i = 0; i < n; ++i) {
-      if (!(chances[i] >= 0 && std::isfinite(chances[i]))) return void(Fail(Fault::kVerdict));
+      if (!(chances[i] >= 0 && std::isfinite(chances[i]))) return Fail(Fault::kVerdict);
       heads[i] = Toss(chances[i], i);
     }
     const int n_keep = position_.Keep(rows, n, heads);
-    if (n_keep < 0 || n_keep > n) return void(Fail(Fault::kVerdict));
+    if (n_keep < 0 || n_keep > n) return Fail(Fault::kVerdict);
     const double all_keep[kMaxGamma + 1] = {};
-    FinishBlock(n_keep, all_keep);
+    return FinishBlock(n_keep, all_keep);
   }
 
   const JudgeArgs& args_;
@@ -222,44 +232,60 @@ class SlotJudge {
   Fault fault_ = Fault::kNone;
 };
 
-// The row of position i with token x, but for what costs a pass over the vocabulary. prob(law, v), prob1(law, v): p(v) of
-// a law at its temperature and at 1. False: x is no token, or a law is not finite, as *fault says.
-template <typename Prob, typename Prob1>
-TANDEM_DEVICE Row OpenRow(const JudgeArgs& args, int32_t slot, int32_t i, int32_t x, int32_t n_vocab,
-                          Prob prob, Prob1 prob1, Fault* fault) {
-  const int64_t at = static_cast<int64_t>(slot) * args.scores.block + i;
-  const Law p = args.scores.law.row(at);
-  const Law q = args.proposal.has_law ? args.proposal.law.row(at) : Law();
+// The probabilities that a row holds, each of one token under one law: p or q, at its temperature or at 1.
+enum RowProb : int {
+  kPX,
+  kPMax,
+  kQX,
+  kQMax,
+  kP1X,
+  kP1Max,
+  kQ1X,
+  kQ1Max,
+  kQ1AtTopOfP,
+  kP1AtTopOfQ,
+  kNumRowProbs,
+};
+inline constexpr unsigned kOfP = 1u << kPX | 1u << kPMax | 1u << kP1X | 1u << kP1Max | 1u << kP1AtTopOfQ;
+inline constexpr unsigned kOfX = 1u << kPX | 1u << kQX | 1u << kP1X | 1u << kQ1X;
+inline constexpr unsigned kAtTopOfP =
+    1u << kPMax | 1u << kP1Max | 1u << kQ1AtTopOfP;  // others: at the top of q
+TANDEM_HD inline bool IsOfP(int which) { return (kOfP >> which & 1) != 0; }
+TANDEM_HD inline bool IsAtOne(int which) { return which >= kP1X; }
+TANDEM_HD inline int32_t TokenOf(int which, const Law& q, const Law& p, int32_t x) {
+  if ((kOfX >> which & 1) != 0) return x;
+  return (kAtTopOfP >> which & 1) != 0 ? p.record.argmax : q.record.argmax;
+}
+
+// The row of position i with token x under its laws (q: of no tokens, if the draft has no law), but for what costs a pass
+// over the vocabulary. prob(which): a RowProb. *fault: x is no token, or a law is not finite; then the row is empty.
+template <typename Prob>
+TANDEM_DEVICE Row OpenRow(const JudgeArgs& args, int32_t n_proposed, int32_t i, int32_t x, int32_t n_vocab,
+                          const Law& q, const Law& p, Prob prob, Fault* fault) {
   Row row;
   *fault = Fault::kNone;
   if (args.proposal.has_law && !q.finite()) *fault = Fault::kDraftLaw;
   if (x < 0 || x >= n_vocab) *fault = Fault::kProposal;
   if (!p.finite()) *fault = Fault::kTargetLaw;
   if (*fault != Fault::kNone) return row;
-  const auto figures = [&](const Law& law) {
-    LawFigures of;
-    of.x = prob(law, x);
-    of.argmax = law.record.argmax;
-    of.max = prob(law, of.argmax);
-    of.lse = law.greedy() ? 0 : law.record.max * law.record.inv_t + law.record.lse;
-    return of;
+  const auto figures = [&](const Law& law, float of_x, float of_top) {
+    return LawFigures{.x = of_x,
+                      .max = of_top,
+                      .argmax = law.record.argmax,
+                      .lse = law.greedy() ? 0 : law.record.max * law.record.inv_t + law.record.lse};
   };
-  const auto figures1 = [&](const Law& law) {
-    LawFigures of;
-    of.x = prob1(law, x);
-    of.argmax = law.record.argmax;
-    of.max = prob1(law, of.argmax);
-    of.lse = law.record.max + law.record.lse1;
-    return of;
+  const auto figures1 = [&](const Law& law, float of_x, float of_top) {
+    return LawFigures{
+        .x = of_x, .max = of_top, .argmax = law.record.argmax, .lse = law.record.max + law.record.lse1};
   };
   row.x = x;
   row.position = i;
-  row.n_proposed = args.proposal.n_proposed[slot];
+  row.n_proposed = n_proposed;
   row.is_bonus = i == row.n_proposed;
   row.has_draft_law = args.proposal.has_law;
   row.greedy = p.greedy();
-  row.p = figures(p);
-  row.p1 = figures1(p);
+  row.p = figures(p, prob(kPX), prob(kPMax));
+  row.p1 = figures1(p, prob(kP1X), prob(kP1Max));
   if (!args.proposal.has_law) {
     row.q.x = row.q.max = 1;
     row.q.argmax = x;
@@ -269,10 +295,10 @@ TANDEM_DEVICE Row OpenRow(const JudgeArgs& args, int32_t slot, int32_t i, int32_
     row.p1_at_top_of_q = row.p1.x;
     return row;
   }
-  row.q = figures(q);
-  row.q1 = figures1(q);
-  row.q1_at_top_of_p = prob1(q, row.p1.argmax);
-  row.p1_at_top_of_q = prob1(p, row.q1.argmax);
+  row.q = figures(q, prob(kQX), prob(kQMax));
+  row.q1 = figures1(q, prob(kQ1X), prob(kQ1Max));
+  row.q1_at_top_of_p = prob(kQ1AtTopOfP);
+  row.p1_at_top_of_q = prob(kP1AtTopOfQ);
   return row;
 }
 

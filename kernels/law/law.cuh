@@ -9,8 +9,8 @@
 
 namespace tandem {
 
-// exp(x) for x at most a little over 0; 0 for x < -87 and NaN. As ExpNegative of law_cpu.cc, which says how.
-__device__ inline float ExpNegative(float x) {
+// exp(x) for x from -87 to a little over 0. As ExpNegative of law_cpu.cc, which says how.
+__device__ inline float ExpInRange(float x) {
   const float shifted = fmaf(x, 1.44269504f, 12582912.f);
   const float k = shifted - 12582912.f;
   float r = fmaf(-k, 0.693145751953125f, x);
@@ -20,9 +20,10 @@ __device__ inline float ExpNegative(float x) {
   const float high = fmaf(0.008368716575f, r, 0.04166838899f);
   const float p = fmaf(fmaf(0.00138145988f, r2, high), r2, low);
   const float e = fmaf(p, r2, r) + 1.f;
-  const float scaled = __uint_as_float(__float_as_uint(e) + (__float_as_uint(shifted) << 23));
-  return x >= -87.f ? scaled : 0.f;
+  return __uint_as_float(__float_as_uint(e) + (__float_as_uint(shifted) << 23));
 }
+// Also under -87, and for NaN: 0.
+__device__ inline float ExpNegative(float x) { return x >= -87.f ? ExpInRange(x) : 0.f; }
 
 // exp((x - max) * inv_t - shift): the weight of a logit x that is not cut off.
 __device__ inline float LawExponent(const LawRecord& record, float x, float inv_t, float shift) {
@@ -37,11 +38,13 @@ __device__ inline float LogitOf(const Law& law, int32_t v) {
 
 // p(v), p1(v) of the token whose logit is x = LogitOf(law, v). Loops over a vocabulary fetch the logits of many tokens
 // first, so that they are on their way at once: the compiler does not bring a load forward that stands behind arithmetic.
-__device__ inline float ProbOf(const Law& law, int32_t v, float x) {
+__device__ inline float SampledProbOf(const Law& law, float x) {  // of a law that is not greedy
   const float p = ExpNegative(LawExponent(law.record, x, law.record.inv_t, law.record.lse));
-  const float kept = x >= law.record.cutoff ? p : 0.f;
+  return x >= law.record.cutoff ? p : 0.f;
+}
+__device__ inline float ProbOf(const Law& law, int32_t v, float x) {
   const float greedy = (v == law.record.argmax) & (v < law.n_vocab) ? 1.f : 0.f;
-  return law.greedy() ? greedy : kept;
+  return law.greedy() ? greedy : SampledProbOf(law, x);
 }
 
 __device__ inline float Prob1Of(const Law& law, float x) {

@@ -73,7 +73,9 @@ class RowTeam {
   };
 
   // Which row, of those that the launch has teams for.
-  __device__ int32_t row() const { return static_cast<int32_t>(blockIdx.x) / size_; }
+  __device__ int32_t row() const {
+    return static_cast<int32_t>(blockIdx.x >> (31 - __clz(size_)));  // the size is a power of 2
+  }
   __device__ bool leads() const { return rank_ == 0 && threadIdx.x == 0; }
   __device__ bool is_first_warp() const { return rank_ == 0 && threadIdx.x < 32; }
   __device__ int32_t n_vocab() const { return n_vocab_; }

@@ -1,31 +1,25 @@
-// DrawFromLaw of sample.h on a CUDA device, by a warp; other warps may do the same beside it, each with its own GroupWeights.
+// DrawFromLaw of sample.h on a CUDA device, in three parts: a warp chooses the block, the warps of a thread block compute its
+// weights, the first warp chooses the token (ChooseInGroups). REQUIRES: a law that is finite and not greedy.
 #ifndef TANDEM_KERNELS_SAMPLE_SAMPLE_CUH_
 #define TANDEM_KERNELS_SAMPLE_SAMPLE_CUH_
 
 #include "kernels/law/law.cuh"
 #include "kernels/law/warp.cuh"
-#include "kernels/sample/sample.h"
 
 namespace tandem {
 
-__device__ inline BlockChoice ChooseLawBlock(const Law& law, double u) {
+// For ChooseBlock.
+__device__ __forceinline__ BlockMasses FetchLawMasses(const LawBlock* blocks, int32_t n_vocab) {
   static_assert(sizeof(LawBlock) % sizeof(double) == 0);
-  return ChooseBlock(&law.blocks->mass, sizeof(LawBlock) / sizeof(double), NumLawBlocks(law.n_vocab), u);
+  return FetchMasses(&blocks->mass, sizeof(LawBlock) / sizeof(double), NumLawBlocks(n_vocab));
 }
 
-__device__ inline int32_t WarpDrawFromLaw(const Law& law, double u, GroupWeights& groups, double* low,
-                                          double* high) {
-  if (!law.finite()) return -1;
-  if (law.greedy()) {
-    *low = 0;
-    *high = 1;
-    return law.record.argmax;
-  }
-  const BlockChoice choice = ChooseLawBlock(law, u);
-  if (choice.block < 0) return -1;
-  return ChooseInBlock(
-      law.n_vocab, choice, u, [&](int32_t v) { return LogitOf(law, v); },
-      [&](int32_t v, float x) { return ProbOf(law, v, x); }, groups, low, high);
+// `warp` of kWarps.
+template <int kWarps>
+__device__ __forceinline__ void PutLawBlock(GroupWeights& weights, const Law& law, int32_t block, int warp) {
+  PutBlock<kWarps>(
+      weights, block, warp, [&](int32_t v) { return LogitOf(law, v); },
+      [&](int32_t v, float x) { return ProbOf(law, v, x); });
 }
 
 }  // namespace tandem

@@ -2,7 +2,8 @@
 // the bonus position where q is known there, block by block of the vocabulary. Rules that look at it have it before the
 // judge begins, computed by all workers; the judge adds a row's blocks in order.
 //
-// On a CUDA device also the sums of max(0, p(v) - q(v)), from which a rule that falls back on p draws a replacement.
+// On a CUDA device also the sums of max(0, p(v) - q(v)), from which a rule that is `either` (policies/rule.h) draws a
+// replacement, whether it looks at TV or not.
 //
 // At T = 0 nothing is computed: the judge compares argmaxes.
 #ifndef TANDEM_KERNELS_TOTAL_VARIATION_TOTAL_VARIATION_H_

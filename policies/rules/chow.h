@@ -10,6 +10,7 @@ struct Chow {
       .name = "chow",
       .needs = Needs::kDraftLaw,
       .draft_only = true,
+      .either = true,
       .params = {{"alpha", 0, 1, 0.5f, "0: defer always, 1: never", {0.2f, 0.35f, 0.45f}}},
       .about = "the draft's law where its likeliest token has at least 1 - alpha",
       .tests = "q1",

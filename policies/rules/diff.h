@@ -9,6 +9,7 @@ struct Diff {
   static constexpr RuleInfo kInfo{
       .name = "diff",
       .needs = Needs::kDraftLaw,
+      .either = true,
       .params = {{"alpha", -1, 1, 0, "higher: defer less", {-0.1f, 0.1f, 0.3f}}},
       .about = "the draft's law where it is at most alpha less sure than the target",
       .tests = "q1, p1",

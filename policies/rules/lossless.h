@@ -8,6 +8,7 @@ namespace tandem::rules {
 struct Lossless {
   static constexpr RuleInfo kInfo{.name = "lossless",
                                   .guarantee = Guarantee::kExact,
+                                  .either = true,
                                   .about = "speculative sampling: the output law is the target's",
                                   .tests = "q, p",
                                   .at_zero = "keep x iff x = argmax p",

@@ -214,70 +214,118 @@ TEST(Sample, DraftStep) {
   EXPECT_NEAR(recorder.cells[0].second, 0.75, 1e-6);
 }
 
+// A draft step of one sequence on a CUDA device, with a number of the test's.
+class DraftOnCuda {
+ public:
+  explicit DraftOnCuda(int32_t n_vocab)
+      : n_vocab_(n_vocab),
+        shared_(kCudaDevice, Access::kShared),
+        table_(shared_.New<UniformTable>(1)),
+        state_(shared_.New<SeqState>(1)),
+        runner_(kCudaDevice) {
+    const int32_t one = 1;
+    plan_.capacity = 1;
+    plan_.n_logits = shared_.Copy(&one, 1);
+    plan_.slot = shared_.New<int32_t>(1);
+    plan_.logits_row = shared_.New<int32_t>(1);
+    plan_.logits_out = shared_.New<int32_t>(1);
+    proposal_.block = 2;
+    proposal_.wanted = shared_.New<int32_t>(1);
+    proposal_.n_proposed = shared_.New<int32_t>(1);
+    proposal_.tokens = shared_.New<int32_t>(2);
+    proposal_.parent = shared_.New<int32_t>(2);
+    proposal_.has_law = true;
+    proposal_.law = {shared_.New<float>(n_vocab), shared_.New<LawRecord>(1),
+                     shared_.New<LawBlock>(NumLawBlocks(n_vocab)), n_vocab, n_vocab};
+  }
+  Law SetLaw(std::mt19937& rng, float spread, const Sampling& sampling) {
+    std::normal_distribution<float> normal(0, spread);
+    for (int32_t v = 0; v < n_vocab_; ++v) proposal_.law.logits[v] = normal(rng);
+    *state_ = {.seed = 9, .sequence = 5, .length = 12, .sampling = sampling};
+    std::vector<float> scratch(n_vocab_);
+    LawBlocksCpu({state_, plan_, proposal_.law}, {});
+    LawCpu({state_, plan_, proposal_.law, scratch.data()}, {});
+    return proposal_.law.row(0);
+  }
+  int32_t Draw(double u) {
+    table_->n_numbers = 1;
+    table_->n_cells = 0;
+    table_->numbers[0] = {key(), u};
+    *proposal_.wanted = 1;
+    runner_.RunStep(SampleArgs{0, state_, plan_, proposal_, {.table = table_}});
+    EXPECT_EQ(*proposal_.n_proposed, 1);
+    return proposal_.tokens[0];
+  }
+  static UniformKey key() { return {9, 5, 12, 0, Purpose::kDraft}; }
+  int32_t n_cells() const { return table_->n_cells; }
+  const UniformTable::Cell& cell() const { return table_->cells[0]; }  // of the last draw
+
+ private:
+  int32_t n_vocab_;
+  Arena shared_;
+  UniformTable* table_;
+  SeqState* state_;
+  RowPlan plan_;
+  Proposal proposal_;
+  ProgramRunner runner_;
+};
+
 // The same draws on a CUDA device, from the same laws and numbers. Its sums have another order: breakpoints may differ by
 // the rounding of n sums in double, and by that of exp in fp32 where this processor has no fused product and sum.
 TEST(Sample, ACudaDeviceDrawsTheSameTokens) {
   TANDEM_SKIP_WITHOUT(kCudaDevice);
   std::mt19937 rng(3);
-  for (int32_t n_vocab : {1, 2, 5, 31, 1023, 1024, 1025, 3000, 20000, 128256}) {
-    Arena shared(kCudaDevice, Access::kShared);
-    auto* table = shared.New<UniformTable>(1);
-    auto* state = shared.New<SeqState>(1);
-    const int32_t one = 1;
-    RowPlan plan;
-    plan.capacity = 1;
-    plan.n_logits = shared.Copy(&one, 1);
-    plan.slot = shared.New<int32_t>(1);
-    plan.logits_row = shared.New<int32_t>(1);
-    plan.logits_out = shared.New<int32_t>(1);
-    Proposal proposal;
-    proposal.block = 2;
-    proposal.wanted = shared.New<int32_t>(1);
-    proposal.n_proposed = shared.New<int32_t>(1);
-    proposal.tokens = shared.New<int32_t>(2);
-    proposal.parent = shared.New<int32_t>(2);
-    proposal.has_law = true;
-    proposal.law = {shared.New<float>(n_vocab), shared.New<LawRecord>(1),
-                    shared.New<LawBlock>(NumLawBlocks(n_vocab)), n_vocab, n_vocab};
-    std::vector<float> scratch(n_vocab);
-    std::normal_distribution<float> normal(0, 4);
+  for (int32_t n_vocab : {1, 2, 5, 31, 1023, 1024, 1025, 3000, 20000, 128256, 300000}) {
+    DraftOnCuda draft(n_vocab);
     std::uniform_real_distribution<double> uniform(0, 1);
-    ProgramRunner runner(kCudaDevice);
     for (const Sampling& sampling : {Sampling{1}, Sampling{0.3f}, Sampling{1.5f, 7}, Sampling{0}}) {
-      for (int32_t v = 0; v < n_vocab; ++v) proposal.law.logits[v] = normal(rng);
-      *state = {.seed = 9, .sequence = 5, .length = 12, .sampling = sampling};
-      LawBlocksCpu({state, plan, proposal.law}, {});
-      LawCpu({state, plan, proposal.law, scratch.data()}, {});
-      const Law law = proposal.law.row(0);
+      const Law law = draft.SetLaw(rng, 4, sampling);
       for (int draw = 0; draw < 40; ++draw) {
         const double u = draw == 0 ? 0 : draw == 1 ? 1 - 0x1p-32 : uniform(rng);
-        const UniformKey key = {9, 5, 12, 0, Purpose::kDraft};
-        table->n_numbers = 1;
-        table->n_cells = 0;
-        table->numbers[0] = {key, u};
-        *proposal.wanted = 1;
-        runner.RunStep(SampleArgs{0, state, plan, proposal, {.table = table}});
+        const int32_t drawn = draft.Draw(u);
         double low = 0, high = 1;
         const int32_t token = DrawFromLaw(law, u, &low, &high);
         constexpr double kTolerance = 4 * std::numeric_limits<float>::epsilon();
         const bool near = std::min(u - low, high - u) < kTolerance;
         if (!near) {
-          ASSERT_EQ(proposal.tokens[0], token) << n_vocab << " u " << u;
+          ASSERT_EQ(drawn, token) << n_vocab << " u " << u;
         }
-        EXPECT_EQ(*proposal.n_proposed, 1);
         if (sampling.greedy()) {
-          EXPECT_EQ(table->n_cells, 0);
+          EXPECT_EQ(draft.n_cells(), 0);
           continue;
         }
-        ASSERT_EQ(table->n_cells, 1);
-        const UniformTable::Cell& cell = table->cells[0];
-        EXPECT_EQ(cell.key, key);
+        ASSERT_EQ(draft.n_cells(), 1);
+        const UniformTable::Cell& cell = draft.cell();
+        EXPECT_EQ(cell.key, draft.key());
         EXPECT_LE(cell.low, u);
         EXPECT_GT(cell.high, u);
         if (near) continue;
         EXPECT_NEAR(cell.low, low, kTolerance);
         EXPECT_NEAR(cell.high, high, kTolerance);
       }
+    }
+  }
+}
+
+// A device's sums are made of other sums, and must rise from token to token all the same. The last law is peaked: most
+// tokens have no probability in fp32, and whole blocks have none.
+TEST(Sample, TheIntervalsOfACudaDeviceJoin) {
+  TANDEM_SKIP_WITHOUT(kCudaDevice);
+  std::mt19937 rng(4);
+  for (int32_t n_vocab : {3, 1025, 5000, 70000}) {
+    DraftOnCuda draft(n_vocab);
+    for (const Sampling& sampling : {Sampling{1}, Sampling{1, 40}, Sampling{0.02f}}) {
+      if (n_vocab > 5000 && !sampling.cuts()) continue;
+      const Law law = draft.SetLaw(rng, 4, sampling);
+      const Cells cells = Sweep([&](double u, double* low, double* high) {
+        const int32_t token = draft.Draw(u);
+        if (low != nullptr) *low = draft.cell().low;
+        if (high != nullptr) *high = draft.cell().high;
+        return token;
+      });
+      double missed = 0;
+      for (int32_t v = 0; v < n_vocab; ++v) missed += cells.count(v) ? 0 : law.prob(v);
+      EXPECT_LT(missed, n_vocab * 0x1p-53);
     }
   }
 }

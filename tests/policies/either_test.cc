@@ -50,7 +50,7 @@ TEST(Either, ReplacementsHaveTheWeightsOfTheTarget) {
       n_q += is_q;
     }
     EXPECT_GT(n_p, 10);
-    EXPECT_GT(n_q, 10);
+    EXPECT_TRUE(n_q > 10 || rule.info->guarantee == Guarantee::kExact);  // that one's is p everywhere
   }
   EXPECT_GT(n_rules, 0);
 }

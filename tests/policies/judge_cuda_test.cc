@@ -15,27 +15,26 @@
 namespace tandem {
 namespace {
 
-constexpr int32_t kSlots = 3;
-constexpr int32_t kGamma = 4;
-constexpr int32_t kBlock = kGamma + 1;
-
 // Rounds of a few slots in memory that both sides see, judged by a policy recorded for either.
 class Rounds {
  public:
-  Rounds(const Combination& combination, int32_t n_vocab)
+  Rounds(const Combination& combination, int32_t n_vocab, int32_t gamma = 4, int32_t n_slots = 3)
       : n_vocab_(n_vocab),
+        gamma_(gamma),
+        block_(gamma + 1),
+        n_slots_(n_slots),
         arena_(kCudaDevice, Access::kShared),
         table_(arena_.New<UniformTable>(1)),
-        states_(arena_.New<SeqState>(kSlots)),
+        states_(arena_.New<SeqState>(n_slots_)),
         on_cpu_(MustCreate(combination)),
         on_cuda_(MustCreate(combination)) {
-    proposal_.block = kBlock;
-    proposal_.n_proposed = arena_.New<int32_t>(kSlots);
-    proposal_.tokens = arena_.New<int32_t>(kSlots * kBlock);
+    proposal_.block = block_;
+    proposal_.n_proposed = arena_.New<int32_t>(n_slots_);
+    proposal_.tokens = arena_.New<int32_t>(n_slots_ * block_);
     proposal_.has_law = proposal_.has_bonus_law = combination.draft_has_law;
     if (combination.draft_has_law) proposal_.law = NewLaws();
-    scores_ = {.block = kBlock, .law = NewLaws()};
-    Batch batch{.n_slots = kSlots, .gamma = kGamma, .states = states_, .uniforms = {.table = table_}};
+    scores_ = {.block = block_, .law = NewLaws()};
+    Batch batch{.n_slots = n_slots_, .gamma = gamma_, .states = states_, .uniforms = {.table = table_}};
     cpu_verdicts_ = on_cpu_->judge(cpu_, batch, proposal_, scores_);
     batch.device = kCudaDevice;
     on_device_ = on_cuda_->judge(cuda_, batch, proposal_, scores_);
@@ -46,15 +45,15 @@ class Rounds {
     std::normal_distribution<float> normal(0, 1);
     std::uniform_real_distribution<double> uniform(0, 1);
     table_->n_numbers = 0;
-    for (int32_t slot = 0; slot < kSlots; ++slot) {
+    for (int32_t slot = 0; slot < n_slots_; ++slot) {
       states_[slot] = {.live = slot != 1,
                        .seed = 7,
                        .sequence = static_cast<uint64_t>(slot),
                        .length = 20 + slot,
                        .sampling = sampling};
-      proposal_.n_proposed[slot] = slot == 2 ? static_cast<int32_t>(rng() % kBlock) : kGamma;
-      for (int32_t i = 0; i < kBlock; ++i) {
-        const int64_t row = slot * kBlock + i;
+      proposal_.n_proposed[slot] = slot == 2 ? static_cast<int32_t>(rng() % block_) : gamma_;
+      for (int32_t i = 0; i < block_; ++i) {
+        const int64_t row = slot * block_ + i;
         for (int32_t v = 0; v < n_vocab_; ++v) {
           const float p = spread * normal(rng);
           scores_.law.logits[row * n_vocab_ + v] = p;
@@ -85,24 +84,25 @@ class Rounds {
     }
     const std::vector<UniformTable::Cell> expected(table_->cells, table_->cells + table_->n_cells);
     int n_different = 0;
-    for (int32_t only = 0; only < kSlots; ++only) {  // one live slot at a time: they share the table
-      SeqState kept[kSlots];
-      std::copy_n(states_, kSlots, kept);
-      for (int32_t slot = 0; slot < kSlots; ++slot) states_[slot].live &= slot == only;
+    for (int32_t only = 0; only < n_slots_; ++only) {  // one live slot at a time: they share the table
+      const std::vector<SeqState> kept(states_, states_ + n_slots_);
+      for (int32_t slot = 0; slot < n_slots_; ++slot) states_[slot].live &= slot == only;
       table_->n_cells = 0;
       runner.Run(cuda_);
-      std::copy_n(kept, kSlots, states_);
+      std::copy(kept.begin(), kept.end(), states_);
       Download();
       n_different += Same(only, expected) ? 0 : 1;
     }
     return n_different;
   }
 
+  int32_t n_keep(int32_t slot) const { return n_keep_[slot]; }
+
  private:
   LawBuffer NewLaws() {
-    return {.logits = arena_.New<float>(static_cast<size_t>(kSlots) * kBlock * n_vocab_),
-            .records = arena_.New<LawRecord>(kSlots * kBlock),
-            .blocks = arena_.New<LawBlock>(static_cast<size_t>(kSlots) * kBlock * NumLawBlocks(n_vocab_)),
+    return {.logits = arena_.New<float>(static_cast<size_t>(n_slots_) * block_ * n_vocab_),
+            .records = arena_.New<LawRecord>(n_slots_ * block_),
+            .blocks = arena_.New<LawBlock>(static_cast<size_t>(n_slots_) * block_ * NumLawBlocks(n_vocab_)),
             .stride = n_vocab_,
             .n_vocab = n_vocab_};
   }
@@ -119,12 +119,15 @@ class Rounds {
   }
 
   void Download() {
-    const auto get = [](auto& to, const auto* from) { cuda::Download(kCudaDevice, to, from, sizeof to); };
-    get(n_keep_, on_device_.n_keep);
-    get(next_, on_device_.next);
-    get(n_judged_, on_device_.n_judged);
-    get(deferred_, on_device_.deferred);
-    get(fault_, on_device_.fault);
+    const auto get = [](auto& to, const auto* from, int32_t n) {
+      to.resize(n);
+      cuda::Download(kCudaDevice, to.data(), from, n * sizeof(to[0]));
+    };
+    get(n_keep_, on_device_.n_keep, n_slots_);
+    get(next_, on_device_.next, n_slots_);
+    get(n_judged_, on_device_.n_judged, n_slots_);
+    get(deferred_, on_device_.deferred, n_slots_ * block_);
+    get(fault_, on_device_.fault, n_slots_);
   }
 
   bool Same(int32_t slot, const std::vector<UniformTable::Cell>& expected) {
@@ -137,9 +140,9 @@ class Rounds {
     const bool same =
         n_keep_[slot] == cpu_verdicts_.n_keep[slot] && next_[slot] == cpu_verdicts_.next[slot] &&
         n_judged_[slot] == cpu_verdicts_.n_judged[slot] && fault_[slot] == cpu_verdicts_.fault[slot] &&
-        std::equal(cpu_verdicts_.deferred + slot * kBlock,
-                   cpu_verdicts_.deferred + slot * kBlock + cpu_verdicts_.n_judged[slot],
-                   deferred_ + slot * kBlock);
+        std::equal(cpu_verdicts_.deferred + slot * block_,
+                   cpu_verdicts_.deferred + slot * block_ + cpu_verdicts_.n_judged[slot],
+                   deferred_.begin() + slot * block_);
     bool tie = false;
     for (const auto& cell : mine) {
       const double u = Value(cell.key);
@@ -159,7 +162,7 @@ class Rounds {
   }
   double Value(const UniformKey& key) const { return Uniforms{.table = table_}.Draw(key); }
 
-  int32_t n_vocab_;
+  int32_t n_vocab_, gamma_, block_, n_slots_;
   Arena arena_;
   UniformTable* table_;
   SeqState* states_;
@@ -168,9 +171,9 @@ class Rounds {
   Scores scores_;
   Program cpu_, cuda_;
   Verdicts cpu_verdicts_, on_device_;
-  int32_t n_keep_[kSlots], next_[kSlots], n_judged_[kSlots];  // the device's
-  uint8_t deferred_[kSlots * kBlock];
-  Fault fault_[kSlots];
+  std::vector<int32_t> n_keep_, next_, n_judged_;  // the device's
+  std::vector<uint8_t> deferred_;
+  std::vector<Fault> fault_;
 };
 
 TEST(JudgeCuda, GivesTheVerdictsOfTheCpu) {
@@ -195,6 +198,27 @@ TEST(JudgeCuda, GivesTheVerdictsOfTheCpu) {
   }
   EXPECT_GT(n_rounds, 1000);
   EXPECT_LT(n_different, n_rounds / 100);
+}
+
+// More positions than a thread block has warps, and laws so near to each other that most tokens stay.
+TEST(JudgeCuda, GivesTheVerdictsOfTheCpuOnLongBlocks) {
+  TANDEM_SKIP_WITHOUT(kCudaDevice);
+  constexpr int32_t kGamma = 20;
+  ProgramRunner runner(kCudaDevice);
+  std::mt19937 rng(6);
+  int n_different = 0, longest = 0;
+  for (const Combination& combination : AllCombinations()) {
+    SCOPED_TRACE(combination.name);
+    Rounds rounds(combination, 2000, kGamma, 1);
+    for (const Sampling& sampling : {Sampling{1}, Sampling{0}}) {
+      rounds.Randomize(rng, sampling, 2, 0.02f);
+      n_different += rounds.Compare(runner);
+      longest = std::max(longest, rounds.n_keep(0));
+    }
+    if (HasFailure()) return;
+  }
+  EXPECT_LT(n_different, 5);
+  EXPECT_EQ(longest, kGamma);
 }
 
 }  // namespace

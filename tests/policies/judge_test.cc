@@ -167,5 +167,28 @@ TEST(Judge, BlockVerificationKeepsMore) {
   }
 }
 
+// Of block verification: while P_i is 1 the coin before it shows heads, whatever the residual's mass, of small numbers and
+// large ones, is rounded to.
+TEST(Judge, ACoinThatIsCertainIsNotTossed) {
+  constexpr int32_t kVocab = 30;
+  const auto policy = *Policy::Create({.rule = "lossless", .verification = Verification::kBlock}, true);
+  std::mt19937 rng(9);
+  double least_tails = 1;
+  for (int round = 0; round < 300; ++round) {
+    OneSlot slot(*policy, kVocab, 2, Sampling{1}, true);
+    for (int32_t i = 0; i <= 2; ++i) {
+      const Logits q = RandomLogits(rng, kVocab, 8), p = RandomLogits(rng, kVocab, 8);
+      slot.Set(i, q, p);
+      // The target's likeliest first, so that P_1 is 1, mostly; then any, so that P_2 may be less.
+      const auto top = static_cast<int32_t>(std::max_element(p.begin(), p.end()) - p.begin());
+      slot.tokens[i] = i == 0 ? top : static_cast<int32_t>(rng() % kVocab);
+    }
+    slot.enumerator.Run([&] { slot.Judge(); }, [](double) {});
+    least_tails = std::min(least_tails, slot.enumerator.least_tails());
+  }
+  EXPECT_GT(least_tails, 1e-9);  // P_i is made of fp32 numbers
+  EXPECT_LT(least_tails, 0.1);
+}
+
 }  // namespace
 }  // namespace tandem

@@ -57,7 +57,10 @@ class Enumerator : public UniformProbe {
     node.low = low;
     node.high = high;
     node.told = true;
+    if (key.purpose == Purpose::kKeep && low > 0) least_tails_ = std::min(least_tails_, high - low);
   }
+  // The least probability that a coin which was tossed had of showing tails.
+  double least_tails() const { return least_tails_; }
 
  private:
   struct Node {
@@ -74,6 +77,7 @@ class Enumerator : public UniformProbe {
 
   std::vector<Node> path_;
   size_t depth_ = 0;
+  double least_tails_ = 1;
 };
 
 using Logits = std::vector<float>;
