@@ -9,10 +9,10 @@
 // Tensor cores multiply bf16: a query, and a weight, is taken as the sum of two bf16 numbers, which leaves a relative
 // error of 2^-18; keys and values are bf16 already.
 //
-// TiledAttention (the same, for a forward of more rows than decoding has, which is prefill): a block has up to 128 queries,
-// the query heads of one kv head times consecutive rows of one sequence, a warp 16 of them, in registers. Tiles of 64 keys
-// and values pass through shared memory in rising order, copied two tiles ahead; a warp leaves out those that none of its
-// queries sees. Its order of sums is its own, and follows from a query's position alone too.
+// TiledAttention (the same, for a forward of more rows than decoding has, which is prefill): a block has up to 128 queries
+// (32 in a forward of few rows), the query heads of one kv head times consecutive rows of one sequence, a warp 16 of them.
+// Tiles of 64 keys and values pass through shared memory in rising order, copied two tiles ahead; a warp leaves out those
+// that none of its queries sees. Its order of sums is its own, and follows from a query's position alone too.
 //
 // PlainAttention (everything else): a block per row and query head, fp32, chunks of 64 keys in rising order.
 #include <algorithm>
@@ -266,13 +266,13 @@ struct TiledArgs {
 
 // A block looks at rows_per_block rows of the plan, which are of one sequence as a rule, and takes runs of one sequence
 // among them, those gridDim.z apart.
-template <int D>
-__global__ void __launch_bounds__(tiled_attention::kThreads, 1)
-    TiledAttention(const __grid_constant__ TiledArgs args) {
+template <int D, int kTiledWarps>
+__global__ void __launch_bounds__(kTiledWarps * 32) TiledAttention(const __grid_constant__ TiledArgs args) {
 #ifdef TANDEM_SM90
-  constexpr int kQueries = tiled_attention::kQueries;
+  using Tiled = tiled_attention::Tiled<D, kTiledWarps>;
+  constexpr int kWords = Tiled::kQueries / 32;
   extern __shared__ __align__(128) char tiles[];
-  __shared__ uint32_t shared_begins[kQueries / 32];
+  __shared__ uint32_t shared_begins[kWords];
   WaitForPrevious();
   LetNextStart();
   const RowPlan& rows = args.attention.rows;
@@ -281,17 +281,17 @@ __global__ void __launch_bounds__(tiled_attention::kThreads, 1)
   const int first = static_cast<int>(gridDim.y - 1 - blockIdx.y) * args.rows_per_block;
   const int n_rows = min(__ldcg(rows.n_rows) - first, args.rows_per_block);
   if (n_rows <= 0) return;
-  if (thread < kQueries) {
+  if (thread < Tiled::kQueries) {
     const int32_t* slot = rows.slot + first + thread;
     const bool begins = thread < n_rows && (thread == 0 || __ldcg(slot) != __ldcg(slot - 1));
     const uint32_t all = __ballot_sync(~0u, begins);
     if (thread % 32 == 0) shared_begins[thread / 32] = all;
   }
   __syncthreads();
-  uint32_t begins[kQueries / 32];
+  uint32_t begins[kWords];
 #pragma unroll
-  for (int w = 0; w < kQueries / 32; ++w) begins[w] = shared_begins[w];
-  tiled_attention::Tiled<D> tiled(args.attention, static_cast<int>(blockIdx.x), tiles, args.rounded);
+  for (int w = 0; w < kWords; ++w) begins[w] = shared_begins[w];
+  Tiled tiled(args.attention, static_cast<int>(blockIdx.x), tiles, args.rounded);
   for (int index = static_cast<int>(blockIdx.z);; index += static_cast<int>(gridDim.z)) {
     tiled_attention::Run run = tiled_attention::FindRun(begins, n_rows, index);
     if (run.n_rows == 0) break;
@@ -301,19 +301,28 @@ __global__ void __launch_bounds__(tiled_attention::kThreads, 1)
 #endif
 }
 
-template <int D>
+template <int D, int kTiledWarps>
 void LaunchTiled(const AttentionArgs& args, int group, uint16_t* rounded, cudaStream_t stream) {
   constexpr int kBlocks = 64;  // of a kv head: some for each multiprocessor
-  const int rows_per_block = tiled_attention::kQueries / group;
+  const int rows_per_block = kTiledWarps * tiled_attention::kWarpQueries / group;
   const int n_blocks = (args.rows.capacity + rows_per_block - 1) / rows_per_block;
   KernelShape launch = {};
   // Few rows may be those of many sequences, which then have blocks of their own.
   launch.grid = dim3(args.kv.n_kv_heads, n_blocks, std::clamp(kBlocks / n_blocks, 1, 8));
-  launch.threads = tiled_attention::kThreads;
-  launch.shared_bytes = tiled_attention::SharedBytes<D>();
+  launch.threads = kTiledWarps * 32;
+  launch.shared_bytes = tiled_attention::SharedBytes<D, kTiledWarps>();
   launch.overlap = true;
-  AllowShared(TiledAttention<D>, launch.shared_bytes);
-  LaunchKernel(TiledAttention<D>, launch, stream, TiledArgs{args, rounded, rows_per_block});
+  AllowShared(TiledAttention<D, kTiledWarps>, launch.shared_bytes);
+  LaunchKernel(TiledAttention<D, kTiledWarps>, launch, stream, TiledArgs{args, rounded, rows_per_block});
+}
+
+// Small blocks, two on a multiprocessor, for a round's rows of many sequences; large ones, which read a key once for more
+// queries, for prefill.
+template <int D>
+void LaunchTiled(const AttentionArgs& args, int group, uint16_t* rounded, cudaStream_t stream) {
+  constexpr int kRoundRows = 256;
+  return args.rows.capacity <= kRoundRows ? LaunchTiled<D, 2>(args, group, rounded, stream)
+                                          : LaunchTiled<D, 8>(args, group, rounded, stream);
 }
 
 template <int D>

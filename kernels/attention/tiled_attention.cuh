@@ -8,15 +8,14 @@
 
 namespace tandem::tiled_attention {
 
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * 32;
-constexpr int kQueries = kWarps * 16;  // of a block
-constexpr int kKeys = 64;              // of a tile
-constexpr int kStages = 3;             // tiles of keys and values in shared memory
+constexpr int kWarpQueries = 16;
+constexpr int kKeys = 64;   // of a tile
+constexpr int kStages = 3;  // tiles of keys and values in shared memory
 
-template <int D>
+// The tiles, and a half of every thread's part of the queries.
+template <int D, int kWarps>
 constexpr int SharedBytes() {
-  return kStages * 2 * kKeys * D * 2;
+  return kStages * 2 * kKeys * D * 2 + kWarps * 32 * (D / 16) * 16;
 }
 
 // Rows of one sequence that follow each other in the plan.
@@ -28,10 +27,11 @@ struct Run {
 #ifdef TANDEM_SM90
 
 // The index-th run among n_rows rows. Bit r of `begins`: at row r one begins.
-__device__ __forceinline__ Run FindRun(const uint32_t (&begins)[kQueries / 32], int n_rows, int index) {
+template <int kWords>
+__device__ __forceinline__ Run FindRun(const uint32_t (&begins)[kWords], int n_rows, int index) {
   Run run = {0, 0};
 #pragma unroll
-  for (int w = 0; w < kQueries / 32; ++w) {
+  for (int w = 0; w < kWords; ++w) {
     for (uint32_t left = begins[w]; left != 0; left &= left - 1, --index) {
       const int at = w * 32 + __ffs(static_cast<int>(left)) - 1;
       if (index == 0) run = {at, n_rows - at};
@@ -72,15 +72,19 @@ __device__ __forceinline__ uint4 LoadTransposed(uint32_t row) {
   return v;
 }
 
-template <int D>
+// A block of kWarps warps. No bit depends on their number.
+template <int D, int kWarps>
 class Tiled {
+  static constexpr int kThreads = kWarps * 32;
   static constexpr int kTileBytes = kKeys * D * 2;  // of keys; values likewise
   static constexpr int kChunks = D / 8;             // 16 bytes each, of a key
   static constexpr int kCopyStep = kThreads / kChunks;
   static constexpr int kCopies = kKeys / kCopyStep;  // of keys by a thread; of values likewise
+  static_assert(32 % kCopyStep == 0);
 
  public:
-  // `shared`: SharedBytes<D>() bytes, aligned to 128. `rounded`: where outputs go as bf16, if not to args.out.
+  static constexpr int kQueries = kWarps * kWarpQueries;
+  // `shared`: SharedBytes<D, kWarps>() bytes, aligned to 128. `rounded`: where outputs go as bf16, if not to args.out.
   __device__ __forceinline__ Tiled(const AttentionArgs& args, int kv_head, char* shared, uint16_t* rounded)
       : args_(args),
         kv_head_(kv_head),
@@ -102,7 +106,7 @@ class Tiled {
     n_keys_ = __ldcg(args_.rows.position + run.row + run.n_rows - 1) + 1;
     const int n_tiles = (n_keys_ + kKeys - 1) / kKeys;
     __syncthreads();  // the last run's tiles are used
-    int32_t rows[kCopies];
+    int32_t rows[kKeys / 32];
 #pragma unroll
     for (int tile = 0; tile < kStages - 1; ++tile) {
       if (tile < n_tiles) {
@@ -133,24 +137,24 @@ class Tiled {
   }
 
  private:
-  // Where in the cache this thread's keys of a tile are, in rows of D values; -1: behind the last one.
-  __device__ __forceinline__ void FindRows(int tile, int32_t (&rows)[kCopies]) const {
+  // Where in the cache keys `lane` and `lane` + 32 of a tile are, in rows of D values; -1: behind the last one.
+  __device__ __forceinline__ void FindRows(int tile, int32_t (&rows)[kKeys / 32]) const {
 #pragma unroll
-    for (int i = 0; i < kCopies; ++i) {
-      const int key = tile * kKeys + thread_ / kChunks + i * kCopyStep;
-      rows[i] = key < n_keys_ ? static_cast<int32_t>(args_.kv.offset(slot_, kv_head_, key) / D) : -1;
+    for (int half = 0; half < kKeys / 32; ++half) {
+      const int key = tile * kKeys + half * 32 + lane_;
+      rows[half] = key < n_keys_ ? static_cast<int32_t>(args_.kv.offset(slot_, kv_head_, key) / D) : -1;
     }
   }
-  __device__ __forceinline__ void CopyTile(const int32_t (&rows)[kCopies], int stage) const {
+  __device__ __forceinline__ void CopyTile(const int32_t (&rows)[kKeys / 32], int stage) const {
 #pragma unroll
-    for (int side = 0; side < 2; ++side) {
-      const auto* cache = static_cast<const char*>(side == 0 ? args_.kv.k : args_.kv.v);
-#pragma unroll
-      for (int i = 0; i < kCopies; ++i) {
-        const bool wanted = rows[i] >= 0;
-        const char* from = cache + (wanted ? rows[i] : 0) * int64_t{D * 2} + thread_ % kChunks * 16;
-        CopyAsync(SharedAddress(TileOf(stage, side) + MyChunk(i)), from, wanted);
-      }
+    for (int i = 0; i < kCopies; ++i) {
+      const int key = thread_ / kChunks + i * kCopyStep;
+      const int32_t row = __shfl_sync(~0u, rows[i * kCopyStep / 32], key % 32);
+      const int64_t offset = int64_t{row < 0 ? 0 : row} * (D * 2) + thread_ % kChunks * 16;
+      CopyAsync(SharedAddress(TileOf(stage, 0) + MyChunk(i)), static_cast<const char*>(args_.kv.k) + offset,
+                row >= 0);
+      CopyAsync(SharedAddress(TileOf(stage, 1) + MyChunk(i)), static_cast<const char*>(args_.kv.v) + offset,
+                row >= 0);
     }
   }
   __device__ __forceinline__ char* TileOf(int stage, int side) const {
@@ -158,7 +162,7 @@ class Tiled {
   }
   // Neighbouring keys' chunks stand in different banks.
   static __device__ __forceinline__ int ChunkAt(int key, int chunk) {
-    return key * (D * 2) + (chunk ^ key % 8) * 16;
+    return key * (D * 2) + chunk / 8 * 128 + (chunk % 8 ^ key % 8) * 16;
   }
   __device__ __forceinline__ int MyChunk(int i) const {
     return ChunkAt(thread_ / kChunks + i * kCopyStep, thread_ % kChunks);
@@ -182,14 +186,19 @@ class Tiled {
     const int64_t row = row_ + query / group_;
     return (row * args_.n_heads + kv_head_ * group_ + query % group_) * D;
   }
-  __device__ __forceinline__ int QueryOf(int i) const { return warp_ * 16 + g_ + i * 8; }
+  __device__ __forceinline__ int QueryOf(int i) const { return warp_ * kWarpQueries + g_ + i * 8; }
 
+  // This thread's low parts of the queries: there are no registers for them.
+  __device__ __forceinline__ uint4* LowQuery(int k) const {
+    return reinterpret_cast<uint4*>(shared_ + kStages * 2 * kTileBytes) + k * kThreads + thread_;
+  }
   __device__ __forceinline__ void LoadQueries() {
     const float scale = args_.scale * 1.44269504088896341f;  // log2(e) too: weights are powers of 2
     last_position_ = -1;
-    const int last = min(warp_ * 16 + 15, n_queries_ - 1);
-    if (last >= warp_ * 16) last_position_ = __ldcg(args_.rows.position + row_ + last / group_);
+    const int last = min((warp_ + 1) * kWarpQueries, n_queries_) - 1;
+    if (last >= warp_ * kWarpQueries) last_position_ = __ldcg(args_.rows.position + row_ + last / group_);
     first_position_ = n_keys_;
+    const float* q[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int query = QueryOf(i);
@@ -198,17 +207,18 @@ class Tiled {
       first_position_ = min(first_position_, __reduce_min_sync(~0u, position_[i]));
       max_[i] = kMinusInfinity;
       total_[i] = 0;
-      const float* q = args_.q + (exists ? QueryOffset(query) : 0) + t_ * 2;
+      q[i] = args_.q + (exists ? QueryOffset(query) : 0) + t_ * 2;
+    }
 #pragma unroll
-      for (int k = 0; k < D / 16; ++k) {
+    for (int k = 0; k < D / 16; ++k) {
+      uint32_t low[4];
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          float2 v = {0, 0};
-          if (exists) v = __ldcg(reinterpret_cast<const float2*>(q + k * 16 + half * 8));
-          packed_attention::Split(v.x * scale, v.y * scale, query_[0][k][half * 2 + i],
-                                  query_[1][k][half * 2 + i]);
-        }
+      for (int e = 0; e < 4; ++e) {
+        float2 v = {0, 0};
+        if (position_[e % 2] >= 0) v = __ldcg(reinterpret_cast<const float2*>(q[e % 2] + k * 16 + e / 2 * 8));
+        packed_attention::Split(v.x * scale, v.y * scale, query_[k][e], low[e]);
       }
+      *LowQuery(k) = {low[0], low[1], low[2], low[3]};
     }
 #pragma unroll
     for (int j = 0; j < D / 8; ++j) {
@@ -238,20 +248,24 @@ class Tiled {
     }
 #pragma unroll
     for (int k = 0; k < D / 16; k += 2) {
+      const uint4 low_a = *LowQuery(k), low_b = *LowQuery(k + 1);
 #pragma unroll
       for (int n = 0; n < kKeys / 8; n += 4) {
         uint4 key[4];
 #pragma unroll
         for (int j = 0; j < 4; ++j)
           key[j] = LoadMatrices(keys + ChunkAt((n + j) * 8 + lane_ % 8, k * 2 + lane_ / 8));
+        const uint32_t(&a)[4] = query_[k], (&b)[4] = query_[k + 1];
 #pragma unroll
-        for (int part = 0; part < 2; ++part) {
-          const uint32_t(&a)[4] = query_[part][k], (&b)[4] = query_[part][k + 1];
+        for (int j = 0; j < 4; ++j) MultiplyTiles(score[n + j], a[0], a[1], a[2], a[3], key[j].x, key[j].y);
 #pragma unroll
-          for (int j = 0; j < 4; ++j) MultiplyTiles(score[n + j], a[0], a[1], a[2], a[3], key[j].x, key[j].y);
+        for (int j = 0; j < 4; ++j) MultiplyTiles(score[n + j], b[0], b[1], b[2], b[3], key[j].z, key[j].w);
 #pragma unroll
-          for (int j = 0; j < 4; ++j) MultiplyTiles(score[n + j], b[0], b[1], b[2], b[3], key[j].z, key[j].w);
-        }
+        for (int j = 0; j < 4; ++j)
+          MultiplyTiles(score[n + j], low_a.x, low_a.y, low_a.z, low_a.w, key[j].x, key[j].y);
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          MultiplyTiles(score[n + j], low_b.x, low_b.y, low_b.z, low_b.w, key[j].z, key[j].w);
       }
     }
   }
@@ -343,7 +357,10 @@ class Tiled {
         float even = 0, odd = 0;
 #pragma unroll
         for (int n = 0; n < kKeys / 8; ++n) {
-          if (n == pair / 4) even = weight[n][i * 2], odd = weight[n][i * 2 + 1];
+          const float e = weight[n][i * 2],
+                      o = weight[n][i * 2 + 1];  // all of them: so they stay in registers
+          even = n == pair / 4 ? e : even;
+          odd = n == pair / 4 ? o : odd;
         }
         even = __shfl_sync(~0u, even, g_ * 4 + pair % 4);
         odd = __shfl_sync(~0u, odd, g_ * 4 + pair % 4);
@@ -393,7 +410,7 @@ class Tiled {
   int row_, slot_, n_queries_, n_keys_;  // of the run
   int first_position_, last_position_;   // of the warp's queries; -1: there are none, or fewer than 16
   int position_[2];                      // of queries g and g + 8; -1: no such query
-  uint32_t query_[2][D / 16][4];         // high parts, low parts; scaled
+  uint32_t query_[D / 16][4];            // high parts; scaled
   float max_[2];                         // of the scores times log2(e)
   float total_[2];                       // of the weights
   float acc_[D / 8][4];                  // [j]: queries g, g + 8; values 8 j + 2 t, 8 j + 2 t + 1

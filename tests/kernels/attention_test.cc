@@ -379,6 +379,8 @@ constexpr AttentionCase kPrefillCases[] = {
     {2, 1, 24, DType::kBf16, 16, {{0, 70, 69}}},
     {6, 2, 64, DType::kBf16, 16, {{1, 3, 1100}, {0, 129, 128}}},
     {16, 1, 128, DType::kBf16, 16, {{2, 2, 70}, {1, 1, 0}, {0, 66, 130}}},  // runs that share a block's rows
+    {4, 2, 128, DType::kBf16, 16, {{0, 261, 300}, {1, 7, 40}}},             // so many that blocks are larger
+    {3, 1, 64, DType::kBf16, 16, {{1, 40, 200}, {0, 240, 239}}},
 };
 TEST_P(Attention, Prefill) {
   for (const AttentionCase& c : kPrefillCases) {
@@ -398,11 +400,14 @@ TEST_P(Attention, Prefill) {
         if (problem.rows()[r].slot == 0) longest.push_back(r);
       }
       ASSERT_GT(longest.size(), static_cast<size_t>(kAttentionDecodeRows));
-      const std::vector<float> some =
-          problem.Run(longest, PagedCache(c, problem.sequences(), 7, 7), GetParam());
-      for (size_t i = 0; i < longest.size(); ++i) {
-        ASSERT_EQ(BitsOf(some.data() + i * n, n), BitsOf(all.data() + longest[i] * n, n))
-            << "row " << longest[i];
+      for (const size_t n_some : {longest.size(), size_t{kAttentionDecodeRows + 1}}) {
+        longest.resize(n_some);
+        const std::vector<float> some =
+            problem.Run(longest, PagedCache(c, problem.sequences(), 7, 7), GetParam());
+        for (size_t i = 0; i < longest.size(); ++i) {
+          ASSERT_EQ(BitsOf(some.data() + i * n, n), BitsOf(all.data() + longest[i] * n, n))
+              << "row " << longest[i] << ", " << n_some << " rows";
+        }
       }
     });
     if (HasFatalFailure()) return;
