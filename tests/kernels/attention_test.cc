@@ -125,7 +125,7 @@ class Problem {
 
   // The outputs of some rows, in the order given. `rounded`: as a device rounds them to bf16.
   std::vector<float> Run(const std::vector<size_t>& which, const PagedCache& cache, Backend backend,
-                         int n_workers = 1, bool rounded = false) const {
+                         int n_workers = 1, [[maybe_unused]] bool rounded = false) const {
     std::vector<PlannedRow> rows;
     EdgeBytes q(which.size() * row_size() * 4);
     for (size_t i = 0; i < which.size(); ++i) {

@@ -43,7 +43,8 @@ class Problem {
   // in_order: the rows are 0, 1, 2, ..., and `src` is left out. `library`: of a device.
   std::vector<std::vector<float>> Run(const std::vector<int32_t>& rows, Backend backend, int n_workers = 1,
                                       const std::vector<int32_t>& dst = {}, int max_rows = kMaxRows,
-                                      bool in_order = false, LinearLibrary* library = nullptr) const {
+                                      bool in_order = false,
+                                      [[maybe_unused]] LinearLibrary* library = nullptr) const {
     const auto n_rows = static_cast<int32_t>(rows.size());
     const int n_out_rows = dst.empty() ? n_rows : 1 + *std::max_element(dst.begin(), dst.end());
     LinearArgs args = {};
