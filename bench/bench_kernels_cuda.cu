@@ -1,9 +1,10 @@
 // Kernels on a GPU: how fast memory can be read, every product of some models, and whole forwards as one graph, step by
-// step and as one stream kernel, with random weights. Each beside its floor: bytes over the read rate of the same run.
+// step and as one stream kernel, with random weights. Each beside its floor: bytes over the read rate of the same run. And
+// the steps of a prefill, each alone, with what it moves and computes.
 //
-//   build/bench_kernels_cuda [read] [products] [forwards] [8B] [1B] [0.6B] [ROWS]... [context=N]
+//   build/bench_kernels_cuda [read] [products] [forwards] [prefill] [8B] [1B] [0.6B] [ROWS]... [context=N]
 //
-// All of a kind if none is named; 1,024 keys for the last row of a forward.
+// All of a kind if none is named; 1,024 keys for the last row of a forward; 2,048 rows of a prefill, which begins its sequence.
 //
 // Times are medians over repetitions; every repetition reads weights that the cache does not hold.
 #include <cuda_runtime.h>
@@ -13,6 +14,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +22,7 @@
 #include "kernels/attention/attention.h"
 #include "kernels/cuda.cuh"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/linear_library.h"
 #include "kernels/rope/rope.h"
 #include "kernels/silu_gate/silu_gate.h"
 #include "kernels/stream/stream.h"
@@ -37,6 +40,7 @@ constexpr StackCase kModels[] = {
     {"0.6B", 28, 1024, 16, 8, 128, 3072, 151936},
 };
 constexpr int kRows[] = {1, 2, 5, 8, 16, 32, 64};
+constexpr int kPrefillRows = 2048;
 constexpr int kPageSize = 16;
 constexpr int kRepetitions = 9;
 
@@ -113,6 +117,8 @@ class Bench {
     weights_ = memory_.New<uint16_t>(kWeightBytes / 2);
     FillPairs<<<2048, 256>>>(reinterpret_cast<uint32_t*>(weights_), kWeightBytes / 4);
     TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+    library_ = LinearLibrary::Make();
+    TANDEM_CHECK(library_ != nullptr) << "cuBLAS does not start";
     std::printf("%s, %d multiprocessors, %.1f GiB\n", properties.name, n_multiprocessors_,
                 static_cast<double>(properties.totalGlobalMem) / (1 << 30));
     ReadRate();
@@ -136,6 +142,15 @@ class Bench {
     for (int rows : kRows) {
       for (const StackCase& model : kModels) {
         if (only_.Has(model.name) && only_.Has(rows)) Forward(model, rows);
+      }
+    }
+  }
+
+  void Prefills() {
+    const std::vector<int> all_rows = only_.rows.empty() ? std::vector<int>{kPrefillRows} : only_.rows;
+    for (const int rows : all_rows) {
+      for (const StackCase& model : kModels) {
+        if (only_.Has(model.name)) Prefill(model, rows);
       }
     }
   }
@@ -189,12 +204,12 @@ class Bench {
     View norm, head_norm;
     int max_pages;
   };
-  Space NewSpace(Memory& memory, const StackCase& m, int rows) {
+  Space NewSpace(Memory& memory, const StackCase& m, int rows, int context) {
     Space s = {};
     s.n_rows = memory.New<int32_t>(std::vector<int32_t>{rows});
     s.slot = memory.New<int32_t>(rows);
-    std::vector<int32_t> position(rows), pages(n_pages());
-    for (int i = 0; i < rows; ++i) position[i] = only_.context - rows + i;
+    std::vector<int32_t> position(rows), pages((context + kPageSize - 1) / kPageSize);
+    for (int i = 0; i < rows; ++i) position[i] = context - rows + i;
     for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<int32_t>(i * 7 % pages.size());
     s.max_pages = static_cast<int>(pages.size());
     s.position = memory.New(position);
@@ -210,7 +225,11 @@ class Bench {
     s.attention = memory.Random(r * q_dim);
     s.gate = memory.Random(r * m.intermediate);
     s.up = memory.Random(r * m.intermediate);
-    s.cos_sin = memory.Random(r * m.head_dim);
+    // One angle for all, so that what is rotated again and again keeps its size.
+    std::vector<float> cos_sin(r * m.head_dim);
+    for (size_t i = 0; i < cos_sin.size(); ++i)
+      cos_sin[i] = i % m.head_dim < static_cast<size_t>(m.head_dim) / 2 ? 0.8f : 0.6f;
+    s.cos_sin = memory.New(cos_sin);
     s.logits = memory.New<float>(r * m.n_vocab);
     s.scratch =
         memory.New<float>(LinearScratch(rows, std::max(m.hidden, std::max<int>(q_dim, m.intermediate))));
@@ -231,6 +250,7 @@ class Bench {
     args.in = kind == kO ? s.attention : kind == kDown ? s.gate : s.x;
     args.in_stride = args.in_dim;
     if (kind != kO && kind != kDown) args.norm = s.norm;
+    args.only_reader = kind == kO || kind == kDown;
     const auto add = [&](int out, float* to, bool accumulate) {
       const View weight = Weight(out, args.in_dim);
       bytes += weight.bytes();
@@ -261,7 +281,7 @@ class Bench {
   void Product(const StackCase& model, Kind kind, int rows) {
     constexpr const char* kNames[] = {"qkv", "o", "gate+up", "down", "head"};
     Memory memory;
-    const Space space = NewSpace(memory, model, rows);
+    const Space space = NewSpace(memory, model, rows, only_.context);
     size_t one = 0, bytes = 0;
     used_ = 0;
     ArgsOf(model, space, kind, rows, one);
@@ -285,16 +305,17 @@ class Bench {
 
   void Forward(const StackCase& m, int rows) {
     Memory memory;
-    const Space s = NewSpace(memory, m, rows);
+    const Space s = NewSpace(memory, m, rows, only_.context);
     size_t bytes = 0;
-    const Program program = ForwardProgram(memory, m, s, rows, bytes);
-    Print(m, rows, "steps", bytes, Time([&] { LaunchSteps(program, 0); }));
+    Program program = LayersProgram(memory, m, s, rows, bytes);
+    program.Add(ArgsOf(m, s, kHead, rows, bytes));
+    Print(m, rows, "steps", bytes, Time([&] { LaunchSteps(program, 0, nullptr); }));
     size_t n_steps = 0;
     const auto kernel = StreamKernel::Make(program, 0, &n_steps);
     if (kernel == nullptr) return;
     Print(m, rows, "stream", bytes, Time([&] {
             kernel->Launch(stream_);
-            LaunchSteps(program, n_steps);
+            LaunchSteps(program, n_steps, nullptr);
           }));
     PrintSteps(*kernel);
   }
@@ -335,8 +356,85 @@ class Bench {
     std::printf("\n");
   }
 
-  Program ForwardProgram(Memory& memory, const StackCase& m, const Space& s, int rows, size_t& bytes) {
-    const size_t cache = size_t{kPageSize} * n_pages() * m.n_kv_heads * m.head_dim;
+  // What a step of a layer moves, if everything is read and written once, and computes.
+  struct Work {
+    const char* name;
+    double bytes, flops;
+  };
+  static constexpr int kLayerSteps = 7;  // of LayersProgram
+
+  static std::vector<Work> WorkOf(const StackCase& m, double rows) {
+    const double q = m.n_heads * m.head_dim, kv = m.n_kv_heads * m.head_dim, hidden = m.hidden,
+                 wide = m.intermediate;
+    // fp32 rows of x, q, k, v, gate, up; bf16 weights, caches and inputs that the step before has rounded. A query sees half
+    // of the rows on average.
+    return {{"q, k, v", 4 * rows * (hidden + q + 2 * kv) + 2 * hidden * (q + 2 * kv),
+             2 * rows * hidden * (q + 2 * kv)},
+            {"rope, append", 8 * rows * (q + kv) + 4 * rows * kv + 4 * rows * kv, 0},
+            {"attention", 4 * rows * q + 4 * rows * kv + 2 * rows * q, 4 * rows * q * (rows + 1) / 2},
+            {"o", 2 * rows * q + 2 * q * hidden + 8 * rows * hidden, 2 * rows * q * hidden},
+            {"gate, up", 4 * rows * (hidden + 2 * wide) + 4 * hidden * wide, 4 * rows * hidden * wide},
+            {"silu_gate", 10 * rows * wide, 0},
+            {"down", 2 * rows * wide + 2 * wide * hidden + 8 * rows * hidden, 2 * rows * wide * hidden}};
+  }
+
+  // A step alone is the same step of all layers, one after the other: weights come from memory, and what a step works on,
+  // where it is no more than some 30 MB, from the second-level cache, as it does behind the step that wrote it.
+  void Prefill(const StackCase& m, int rows) {
+    Memory memory;
+    const Space s = NewSpace(memory, m, rows, rows);
+    size_t bytes = 0;
+    const Program program = LayersProgram(memory, m, s, rows, bytes);
+    std::printf(
+        "\n| %s, prefill of %d rows | us | MB | GB/s | TFLOP/s | its matrix products alone, us | TFLOP/s | "
+        "ms of %d "
+        "layers |\n|---|--:|--:|--:|--:|--:|--:|--:|\n",
+        m.name, rows, m.n_layers);
+    const std::vector<Work> works = WorkOf(m, rows);
+    TANDEM_CHECK(works.size() == kLayerSteps && program.steps().size() == works.size() * m.n_layers);
+    double sum_ms = 0, product_flops = 0;
+    for (size_t i = 0; i < works.size(); ++i) {
+      const Work& work = works[i];
+      const bool is_product = program.steps()[i].op == Op::kLinear;
+      const auto each_layer = [&](auto launch) {
+        return Time([&] {
+          for (size_t step = i; step < program.steps().size(); step += works.size())
+            launch(program.steps()[step]);
+        });
+      };
+      const double ms = each_layer([&](const Step& step) { Launch(program, step, library_.get()); });
+      const double us = ms * 1e3 / m.n_layers;
+      std::printf("| %s | %.1f | %.0f | %.0f | ", work.name, us, work.bytes * 1e-6, work.bytes / us * 1e-3);
+      std::printf(work.flops > 0 ? "%.0f | " : " | ", work.flops / us * 1e-6);
+      if (is_product) {
+        const double alone =
+            each_layer([&](const Step& step) { Multiply(program.args_as<LinearArgs>(step)); });
+        const double alone_us = alone * 1e3 / m.n_layers;
+        std::printf("%.1f | %.0f | ", alone_us, work.flops / alone_us * 1e-6);
+        product_flops += work.flops * m.n_layers;
+      } else {
+        std::printf(" | | ");
+      }
+      std::printf("%.3f |\n", ms);
+      sum_ms += ms;
+    }
+    const double whole = Time([&] { LaunchSteps(program, 0, library_.get()); });
+    std::printf("sum of the steps alone %.2f ms; as one graph %.2f ms, products of %.0f TFLOP/s\n", sum_ms,
+                whole, product_flops / whole * 1e-9);
+    std::fflush(stdout);
+  }
+
+  // The library's part of a product.
+  void Multiply(const LinearArgs& args) {
+    for (int s = 0; s < args.n_segments; ++s) {
+      const LinearSegment& segment = args.segment[s];
+      library_->Multiply(segment.weight, args.scratch, args.max_rows, segment.out, segment.out_stride,
+                         segment.accumulate, stream_);
+    }
+  }
+
+  Program LayersProgram(Memory& memory, const StackCase& m, const Space& s, int rows, size_t& bytes) {
+    const size_t cache = size_t{kPageSize} * s.max_pages * m.n_kv_heads * m.head_dim;
     RowPlan plan = {};
     plan.capacity = rows;
     plan.n_rows = s.n_rows;
@@ -382,19 +480,17 @@ class Bench {
       program.Add(SiluGateArgs{s.n_rows, m.intermediate, s.gate, s.up});
       program.Add(ArgsOf(m, s, kDown, rows, bytes));
     }
-    program.Add(ArgsOf(m, s, kHead, rows, bytes));
     TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
     return program;
   }
 
-  void LaunchSteps(const Program& program, size_t first) {
-    for (size_t i = first; i < program.steps().size(); ++i) {
-      const absl::Status launched = LaunchCudaStep(program, program.steps()[i], nullptr, stream_);
-      TANDEM_CHECK(launched.ok()) << launched;
-    }
+  void Launch(const Program& program, const Step& step, LinearLibrary* library) {
+    const absl::Status launched = LaunchCudaStep(program, step, library, stream_);
+    TANDEM_CHECK(launched.ok()) << launched;
   }
-
-  int n_pages() const { return (only_.context + kPageSize - 1) / kPageSize; }
+  void LaunchSteps(const Program& program, size_t first, LinearLibrary* library) {
+    for (size_t i = first; i < program.steps().size(); ++i) Launch(program, program.steps()[i], library);
+  }
 
   void Print(const StackCase& m, int rows, const char* as, size_t bytes, float ms) {
     std::printf("| %s | %d | %s | %.3f | %.0f | %.3f |\n", m.name, rows, as, ms, bytes / ms * 1e-6,
@@ -410,6 +506,7 @@ class Bench {
   uint16_t* weights_ = nullptr;
   size_t used_ = 0;
   double rate_ = 0;  // bytes per second
+  std::unique_ptr<LinearLibrary> library_;
 };
 
 int Main(int argc, char** argv) {
@@ -420,7 +517,7 @@ int Main(int argc, char** argv) {
   };
   const std::string context = "context=";
   for (const std::string& word : std::vector<std::string>(argv + 1, argv + argc)) {
-    if (word == "read" || word == "products" || word == "forwards") {
+    if (word == "read" || word == "products" || word == "forwards" || word == "prefill") {
       parts.push_back(word);
     } else if (word.starts_with(context) && is_number(word.substr(context.size()))) {
       only.context = std::stoi(word.substr(context.size()));
@@ -430,8 +527,9 @@ int Main(int argc, char** argv) {
                            [&](const StackCase& m) { return m.name == word; })) {
       only.models.push_back(word);
     } else {
-      std::fprintf(stderr, "usage: %s [read] [products] [forwards] [8B] [1B] [0.6B] [ROWS]... [context=N]\n",
-                   argv[0]);
+      std::fprintf(
+          stderr, "usage: %s [read] [products] [forwards] [prefill] [8B] [1B] [0.6B] [ROWS]... [context=N]\n",
+          argv[0]);
       return 2;
     }
   }
@@ -441,6 +539,7 @@ int Main(int argc, char** argv) {
   Bench bench(only);
   if (wants("products")) bench.Products();
   if (wants("forwards")) bench.Forwards();
+  if (wants("prefill")) bench.Prefills();
   return 0;
 }
 

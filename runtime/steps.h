@@ -19,8 +19,9 @@ bool IsParallel(Op op);
 void RunParallelStep(const Program& program, const Step& step, Worker worker);
 void RunSerialStep(const Program& program, const Step& step);
 
-// Launches the kernels of a step on the current device (TANDEM_CUDA). `library`: as LinearCuda's. kInvalidArgument: the step
-// cannot run on a CUDA device. An error of the launch is CUDA's last error.
+// Launches the kernels of a step, one of program.steps(), on the current device (TANDEM_CUDA). `library`: as LinearCuda's, and
+// the same for all steps: what only the product behind a step reads may go there rounded (RoundedInput). kInvalidArgument:
+// the step cannot run on a CUDA device. An error of the launch is CUDA's last error.
 absl::Status LaunchCudaStep(const Program& program, const Step& step, LinearLibrary* library,
                             CudaStream stream);
 

@@ -26,6 +26,33 @@ absl::Status NoCodeFor(const RuleEntry& rule) {
       "header; put it into policies/rules or TANDEM_RULES_DIR, or use device: cpu"));
 }
 
+// Where a step that writes `out` [n_rows, dim] may leave it for the product behind it, rounded; null: it writes `out`.
+uint16_t* RoundedOutput(const Program& program, const Step& step, const int32_t* n_rows, const float* out,
+                        int32_t dim, const LinearLibrary* library) {
+  const Step* const next = &step + 1;
+  if (next >= program.steps().data() + program.steps().size()) return nullptr;
+  if (next->op != Op::kLinear || next->lane != step.lane) return nullptr;
+  const LinearArgs& product = program.args_as<LinearArgs>(*next);
+  const bool same = product.in == out && product.in_dim == dim && product.n_rows == n_rows;
+  return same ? RoundedInput(product, library) : nullptr;
+}
+uint16_t* RoundedGate(const Program& program, const Step& step, const LinearLibrary* library) {
+  const auto& args = program.args_as<SiluGateArgs>(step);
+  return RoundedOutput(program, step, args.n_rows, args.gate, args.dim, library);
+}
+uint16_t* RoundedAttention(const Program& program, const Step& step, const LinearLibrary* library) {
+  const auto& args = program.args_as<AttentionArgs>(step);
+  if (args.rows.capacity <= kAttentionDecodeRows) return nullptr;
+  return RoundedOutput(program, step, args.rows.n_rows, args.out, args.n_heads * args.kv.head_dim, library);
+}
+// Whether the step before a product has left it its input so.
+bool InputIsRounded(const Program& program, const Step& product, const LinearLibrary* library) {
+  if (&product == program.steps().data()) return false;
+  const Step& before = *(&product - 1);
+  return (before.op == Op::kSiluGate && RoundedGate(program, before, library) != nullptr) ||
+         (before.op == Op::kAttention && RoundedAttention(program, before, library) != nullptr);
+}
+
 }  // namespace
 
 absl::Status LaunchCudaStep(const Program& program, const Step& step, LinearLibrary* library,
@@ -44,16 +71,16 @@ absl::Status LaunchCudaStep(const Program& program, const Step& step, LinearLibr
       RopeAnglesCuda(program.args_as<RopeAnglesArgs>(step), stream);
       break;
     case Op::kLinear:
-      LinearCuda(program.args_as<LinearArgs>(step), stream, library);
+      LinearCuda(program.args_as<LinearArgs>(step), stream, library, InputIsRounded(program, step, library));
       break;
     case Op::kRopeAppend:
       RopeAppendCuda(program.args_as<RopeAppendArgs>(step), stream);
       break;
     case Op::kAttention:
-      AttentionCuda(program.args_as<AttentionArgs>(step), stream);
+      AttentionCuda(program.args_as<AttentionArgs>(step), stream, RoundedAttention(program, step, library));
       break;
     case Op::kSiluGate:
-      SiluGateCuda(program.args_as<SiluGateArgs>(step), stream);
+      SiluGateCuda(program.args_as<SiluGateArgs>(step), stream, RoundedGate(program, step, library));
       break;
     case Op::kHashChain:
       HashChainCuda(program.args_as<HashChainArgs>(step), stream);

@@ -7,6 +7,8 @@
 #ifndef TANDEM_KERNELS_ATTENTION_ATTENTION_H_
 #define TANDEM_KERNELS_ATTENTION_ATTENTION_H_
 
+#include <cstdint>
+
 #include "runtime/core/kv.h"
 #include "runtime/core/platform.h"
 #include "runtime/core/program.h"
@@ -34,8 +36,8 @@ void AttentionReference(const AttentionArgs& args);  // two passes, sums in doub
 void AttentionCpu(const AttentionArgs& args, Worker worker);
 // Pointers are device memory. A bf16 cache with heads of 64 or 128 goes to tensor cores, with queries and weights to
 // 2^-18 of their size; then a row has the same bits among forwards with a capacity of up to kAttentionDecodeRows, and among
-// larger ones.
-void AttentionCuda(const AttentionArgs& args, CudaStream stream);
+// larger ones. `rounded`, for such larger ones: outputs go there in bf16, to the nearest, and not to args.out.
+void AttentionCuda(const AttentionArgs& args, CudaStream stream, uint16_t* rounded = nullptr);
 
 }  // namespace tandem
 

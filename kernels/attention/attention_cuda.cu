@@ -9,9 +9,10 @@
 // Tensor cores multiply bf16: a query, and a weight, is taken as the sum of two bf16 numbers, which leaves a relative
 // error of 2^-18; keys and values are bf16 already.
 //
-// WarpAttention (the same, for a forward of more rows than decoding has, which is prefill): a warp has a task to itself and
-// takes all keys, 16 at a time in rising order; the warps of a block have neighbouring tasks, so that keys come from the
-// first-level cache for most of them. Its order of sums is its own.
+// TiledAttention (the same, for a forward of more rows than decoding has, which is prefill): a block has up to 128 queries
+// (32 in a forward of few rows), the query heads of one kv head times consecutive rows of one sequence, a warp 16 of them.
+// Tiles of 64 keys and values pass through shared memory in rising order, copied two tiles ahead; a warp leaves out those
+// that none of its queries sees. Its order of sums is its own, and follows from a query's position alone too.
 //
 // PlainAttention (everything else): a block per row and query head, fp32, chunks of 64 keys in rising order.
 #include <algorithm>
@@ -19,6 +20,7 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/attention/packed_attention.cuh"
+#include "kernels/attention/tiled_attention.cuh"
 #include "kernels/cuda.cuh"
 
 namespace tandem {
@@ -144,60 +146,6 @@ class ClusterAttention : packed_attention::Packed<D> {
   float2* received_stats_;  // [2][kCluster][kQueries] largest score, sum of weights
   const uint32_t barrier_;  // what the blocks send has come
 };
-template <int D>
-class WarpAttention : packed_attention::Packed<D, true> {
-  using Base = packed_attention::Packed<D, true>;
-
- public:
-  // `shared`: the warp's own QueryFloats<D>() floats.
-  __device__ __forceinline__ WarpAttention(const AttentionArgs& args, int kv_head, float* shared)
-      : Base(args, args.n_heads / args.kv.n_kv_heads, kv_head, 0, shared, 0) {}
-
-  __device__ __forceinline__ void Run(const Task& task, const FirstRows& first_rows) {
-    this->Begin(task, first_rows);
-    __syncwarp();  // the last task's queries are used
-    for (int i = static_cast<int>(threadIdx.x) % 32; i < this->n_queries_ * (D / 4); i += 32) {
-      const int query = i / (D / 4), at = i % (D / 4) * 4;
-      const float* q = this->args_.q + this->QueryOffset(query) + at;
-      this->StoreQuery4(query, at, __ldcg(reinterpret_cast<const float4*>(q)));
-    }
-    __syncwarp();
-    this->Reset();
-    for (int first = 0; first < this->n_keys_; first += packed_attention::kWarpKeys) {
-      typename Base::Keys keys;
-      typename Base::Values values;
-      typename Base::Scores score;
-      this->Load(first, keys, values);
-      this->Score(first, keys, score);
-      this->Accumulate(first, score, values);
-    }
-    Store();
-  }
-
- private:
-  __device__ __forceinline__ void Store() const {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int query = this->QueryOf(i);
-      if (query >= this->n_queries_) continue;
-      float* out = this->args_.out + this->QueryOffset(query);
-      const float total = this->running_total_[i];
-#pragma unroll
-      for (int h = 0; h < D / 64; ++h) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-#pragma unroll
-          for (int j = 0; j < 8; j += 4) {
-            const int at = h * 8 + j, e = i * 2 + c;
-            *reinterpret_cast<float4*>(out + h * 64 + (2 * this->t_ + c) * 8 + j) = {
-                this->acc_[at][e] / total, this->acc_[at + 1][e] / total, this->acc_[at + 2][e] / total,
-                this->acc_[at + 3][e] / total};
-          }
-        }
-      }
-    }
-  }
-};
 #endif  // TANDEM_SM90
 
 template <int D>
@@ -236,7 +184,13 @@ __device__ float LoadValue(const void* data, DType dtype, int64_t i) {
   return __uint_as_float(static_cast<uint32_t>(static_cast<const uint16_t*>(data)[i]) << 16);
 }
 
-__global__ void __launch_bounds__(kThreads) PlainAttention(const AttentionArgs args) {
+struct PlainArgs {
+  AttentionArgs attention;
+  uint16_t* rounded;
+};
+
+__global__ void __launch_bounds__(kThreads) PlainAttention(const __grid_constant__ PlainArgs plain) {
+  const AttentionArgs& args = plain.attention;
   __shared__ float query[kAttentionMaxHeadDim], weight[kAttentionChunk], shared_max, shared_keep,
       shared_total;
   const KvLayer& kv = args.kv;
@@ -293,41 +247,82 @@ __global__ void __launch_bounds__(kThreads) PlainAttention(const AttentionArgs a
 #pragma unroll
     for (int part = 0; part < kAttentionMaxHeadDim / kThreads; ++part) {
       const int i = part * kThreads + threadIdx.x;
-      if (i < d) args.out[(r * args.n_heads + head) * d + i] = acc[part] / total;
+      if (i >= d) break;
+      const int64_t to = (r * args.n_heads + head) * d + i;
+      if (plain.rounded != nullptr) {
+        plain.rounded[to] = FloatToBf16(acc[part] / total);
+      } else {
+        args.out[to] = acc[part] / total;
+      }
     }
   }
 }
 
-// Not placed before the kernel before it has ended: the first-level cache would keep what it held then.
-template <int D>
-__global__ void __launch_bounds__(kThreads) PrefillAttention(const __grid_constant__ PackedArgs args) {
+struct TiledArgs {
+  AttentionArgs attention;
+  uint16_t* rounded;
+  int rows_per_block;
+};
+
+// A block looks at rows_per_block rows of the plan, which are of one sequence as a rule, and takes runs of one sequence
+// among them, those gridDim.z apart.
+template <int D, int kTiledWarps>
+__global__ void __launch_bounds__(kTiledWarps * 32) TiledAttention(const __grid_constant__ TiledArgs args) {
 #ifdef TANDEM_SM90
-  extern __shared__ __align__(16) float shared[];
+  using Tiled = tiled_attention::Tiled<D, kTiledWarps>;
+  constexpr int kWords = Tiled::kQueries / 32;
+  extern __shared__ __align__(128) char tiles[];
+  __shared__ uint32_t shared_begins[kWords];
+  WaitForPrevious();
+  LetNextStart();
   const RowPlan& rows = args.attention.rows;
-  const FirstRows first_rows = packed_attention::LoadFirstRows(rows);
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  WarpAttention<D> attention(args.attention, static_cast<int>(blockIdx.x),
-                             shared + warp * packed_attention::QueryFloats<D>());
-  // The last tasks have the most keys and come first.
-  const int first = static_cast<int>(gridDim.y - 1 - blockIdx.y) * kWarps + warp;
-  for (int index = first;; index += static_cast<int>(gridDim.y) * kWarps) {
-    const Task task = packed_attention::FindTask(rows, first_rows, args.rows_per_task, index);
-    if (task.n_rows == 0) break;
-    attention.Run(task, first_rows);
+  const int thread = static_cast<int>(threadIdx.x);
+  // The last rows have the most keys and come first.
+  const int first = static_cast<int>(gridDim.y - 1 - blockIdx.y) * args.rows_per_block;
+  const int n_rows = min(__ldcg(rows.n_rows) - first, args.rows_per_block);
+  if (n_rows <= 0) return;
+  if (thread < Tiled::kQueries) {
+    const int32_t* slot = rows.slot + first + thread;
+    const bool begins = thread < n_rows && (thread == 0 || __ldcg(slot) != __ldcg(slot - 1));
+    const uint32_t all = __ballot_sync(~0u, begins);
+    if (thread % 32 == 0) shared_begins[thread / 32] = all;
+  }
+  __syncthreads();
+  uint32_t begins[kWords];
+#pragma unroll
+  for (int w = 0; w < kWords; ++w) begins[w] = shared_begins[w];
+  Tiled tiled(args.attention, static_cast<int>(blockIdx.x), tiles, args.rounded);
+  for (int index = static_cast<int>(blockIdx.z);; index += static_cast<int>(gridDim.z)) {
+    tiled_attention::Run run = tiled_attention::FindRun(begins, n_rows, index);
+    if (run.n_rows == 0) break;
+    run.row += first;
+    tiled.Attend(run);
   }
 #endif
 }
 
-template <int D>
-void LaunchPrefill(const AttentionArgs& args, int group, cudaStream_t stream) {
-  const int rows_per_task = packed_attention::kQueries / group;
+template <int D, int kTiledWarps>
+void LaunchTiled(const AttentionArgs& args, int group, uint16_t* rounded, cudaStream_t stream) {
+  constexpr int kBlocks = 64;  // of a kv head: some for each multiprocessor
+  const int rows_per_block = kTiledWarps * tiled_attention::kWarpQueries / group;
+  const int n_blocks = (args.rows.capacity + rows_per_block - 1) / rows_per_block;
   KernelShape launch = {};
-  launch.grid =
-      dim3(args.kv.n_kv_heads, (args.rows.capacity + rows_per_task * kWarps - 1) / (rows_per_task * kWarps));
-  launch.threads = kThreads;
-  launch.shared_bytes = kWarps * packed_attention::QueryFloats<D>() * 4;
-  AllowShared(PrefillAttention<D>, launch.shared_bytes);
-  LaunchKernel(PrefillAttention<D>, launch, stream, PackedArgs{args, rows_per_task});
+  // Few rows may be those of many sequences, which then have blocks of their own.
+  launch.grid = dim3(args.kv.n_kv_heads, n_blocks, std::clamp(kBlocks / n_blocks, 1, 8));
+  launch.threads = kTiledWarps * 32;
+  launch.shared_bytes = tiled_attention::SharedBytes<D, kTiledWarps>();
+  launch.overlap = true;
+  AllowShared(TiledAttention<D, kTiledWarps>, launch.shared_bytes);
+  LaunchKernel(TiledAttention<D, kTiledWarps>, launch, stream, TiledArgs{args, rounded, rows_per_block});
+}
+
+// Small blocks, two on a multiprocessor, for a round's rows of many sequences; large ones, which read a key once for more
+// queries, for prefill.
+template <int D>
+void LaunchTiled(const AttentionArgs& args, int group, uint16_t* rounded, cudaStream_t stream) {
+  constexpr int kRoundRows = 256;
+  return args.rows.capacity <= kRoundRows ? LaunchTiled<D, 2>(args, group, rounded, stream)
+                                          : LaunchTiled<D, 8>(args, group, rounded, stream);
 }
 
 template <int D>
@@ -346,19 +341,22 @@ void LaunchPacked(const AttentionArgs& args, int group, cudaStream_t stream) {
 
 }  // namespace
 
-void AttentionCuda(const AttentionArgs& args, cudaStream_t stream) {
+void AttentionCuda(const AttentionArgs& args, cudaStream_t stream, uint16_t* rounded) {
   const int group = args.n_heads / args.kv.n_kv_heads, d = args.kv.head_dim;
+  TANDEM_CHECK(rounded == nullptr || args.rows.capacity > kAttentionDecodeRows)
+      << args.rows.capacity << " rows";
   if (args.kv.dtype == DType::kBf16 && (d == 64 || d == 128) && group <= packed_attention::kQueries &&
       ComputeCapability() >= 90) {
     if (args.rows.capacity > kAttentionDecodeRows) {
-      return d == 64 ? LaunchPrefill<64>(args, group, stream) : LaunchPrefill<128>(args, group, stream);
+      return d == 64 ? LaunchTiled<64>(args, group, rounded, stream)
+                     : LaunchTiled<128>(args, group, rounded, stream);
     }
     return d == 64 ? LaunchPacked<64>(args, group, stream) : LaunchPacked<128>(args, group, stream);
   }
   KernelShape launch = {};
   launch.grid = dim3(args.n_heads, std::clamp(args.rows.capacity, 1, 1024));
   launch.threads = kThreads;
-  LaunchKernel(PlainAttention, launch, stream, args);
+  LaunchKernel(PlainAttention, launch, stream, PlainArgs{args, rounded});
 }
 
 }  // namespace tandem

@@ -82,31 +82,18 @@ __device__ __forceinline__ void Split(float a, float b, uint32_t& high, uint32_t
 }
 
 // 16 bytes if `wanted`, else 0. Into the registers themselves: a choice between what was loaded and 0 would wait for the load
-// at once. kNear: through the first-level cache.
-template <bool kNear>
+// at once.
 __device__ __forceinline__ uint4 Load16(const char* p, bool wanted) {
   uint4 v = {0, 0, 0, 0};
-  if (kNear) {
-    asm volatile(
-        "{\n"
-        ".reg .pred wanted;\n"
-        "setp.ne.u32 wanted, %5, 0;\n"
-        "@wanted ld.global.v4.u32 {%0,%1,%2,%3}, [%4];\n"
-        "}"
-        : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
-        : "l"(p), "r"(static_cast<uint32_t>(wanted))
-        : "memory");
-  } else {
-    asm volatile(
-        "{\n"
-        ".reg .pred wanted;\n"
-        "setp.ne.u32 wanted, %5, 0;\n"
-        "@wanted ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];\n"
-        "}"
-        : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
-        : "l"(p), "r"(static_cast<uint32_t>(wanted))
-        : "memory");
-  }
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.u32 wanted, %5, 0;\n"
+      "@wanted ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+      "}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(p), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
   return v;
 }
 
@@ -130,9 +117,8 @@ __device__ __forceinline__ uint32_t Word(const uint4& v, int i) {
 // Among the threads that attend.
 __device__ __forceinline__ void Meet() { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); }
 
-// A block's part of a task. D: head_dim. kNear: keys and values go through the first-level cache, for other warps of the
-// block that want them.
-template <int D, bool kNear = false>
+// A block's part of a task. D: head_dim.
+template <int D>
 class Packed {
   static constexpr int H = D / 64;  // sums and values are held in parts of 64 of a head
 
@@ -237,7 +223,7 @@ class Packed {
       const bool wanted = at < end;
       const char* row = static_cast<const char*>(kv.k) + (wanted ? offset(at) : 0) + t_ * 16;
 #pragma unroll
-      for (int i = 0; i < D / 32; ++i) keys.key[tile][i] = Load16<kNear>(row + i * 64, wanted);
+      for (int i = 0; i < D / 32; ++i) keys.key[tile][i] = Load16(row + i * 64, wanted);
     }
   }
   template <typename Offset>
@@ -249,7 +235,7 @@ class Packed {
       const bool wanted = at < end;
       const char* row = static_cast<const char*>(kv.v) + (wanted ? offset(at) : 0) + g_ * 16;
 #pragma unroll
-      for (int h = 0; h < H; ++h) values.value[i][h] = Load16<kNear>(row + h * 128, wanted);
+      for (int h = 0; h < H; ++h) values.value[i][h] = Load16(row + h * 128, wanted);
     }
   }
   // Whose values this lane has i-th.

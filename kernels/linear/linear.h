@@ -53,6 +53,7 @@ struct LinearArgs {
   const int32_t* dst;  // [n_rows] rows of `out`; null: 0, 1, 2, ...
   int32_t n_segments;
   LinearSegment segment[kMaxSegments];
+  bool only_reader;  // nothing else reads what `in` holds: see RoundedInput
   float* scratch;  // [n_workers, LinearScratch(max_rows, in_dim)] fp32, not shared between steps that overlap
 };
 
@@ -65,8 +66,14 @@ void LinearCpu(const LinearArgs& args, Worker worker);
 // in_dim is a multiple of 32, and weights and inputs start at multiples of 16 bytes; nothing else may write the weights,
 // for they are read while earlier kernels of the stream still run.
 // With `library` (linear_library.h), products of more than 64 rows are cuBLAS's: then a row has the same bits only at the
-// same place among the same max_rows.
-void LinearCuda(const LinearArgs& args, CudaStream stream, LinearLibrary* library = nullptr);
+// same place among the same max_rows, and r_m is in the row before it is rounded, in' = in * norm * r_m.
+// `in_rounded`: the rows stand in RoundedInput already.
+void LinearCuda(const LinearArgs& args, CudaStream stream, LinearLibrary* library = nullptr,
+                bool in_rounded = false);
+
+// Where the step before this product may leave its rows instead of in args.in, rounded to bf16 (nearest, ties to even):
+// [n_rows, in_dim], a part of args.scratch. Null where the product needs them in args.in.
+uint16_t* RoundedInput(const LinearArgs& args, const LinearLibrary* library);
 
 }  // namespace tandem
 

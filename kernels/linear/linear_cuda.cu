@@ -2,7 +2,8 @@
 // `scratch`; the other multiplies on tensor cores. A block of the latter takes 32 outputs and up to 64 rows in a pass over
 // the weights, a warp a strand of the sums (strands.cuh). Weights go straight to registers, a tile ahead, and the first
 // tiles before the previous kernel has ended. Products of 9 to 64 rows have a kernel of their own on sm_90 and later
-// (wide_linear.h). More rows than that, all of them, are multiplied by cuBLAS if the caller has it (linear_library.h).
+// (wide_linear.h). More rows than that, all of them, are multiplied by cuBLAS if the caller has it (linear_library.h), with
+// rows prepared by a kernel of their own or by the step before (RoundedInput).
 //
 // PlainLinear (everything else, fp32 mode too): a warp per 4 outputs, its lanes along in_dim, fp32 multiply-adds.
 #include <algorithm>
@@ -194,67 +195,104 @@ __global__ void __launch_bounds__(kThreads) MultiplyRows(const __grid_constant__
   }
 }
 
-// What a library's product leaves out: rows' scales and biases.
-struct ScaleArgs {
+// The rows of a library's product: a row's own scale is in them before they are rounded, for the library cannot apply it to
+// the sums. A block per row.
+__global__ void __launch_bounds__(kThreads) RoundRows(const __grid_constant__ LinearArgs args) {
+  constexpr int kHeld = 4;  // values of a thread, four at a time, that need no second look
+  __shared__ float squares[kThreads / 32];
+  WaitForPrevious();
+  LetNextStart();
+  const int m = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
+  if (m >= min(__ldcg(args.n_rows), args.max_rows)) return;
+  const auto* in = reinterpret_cast<const float4*>(args.in + m * args.in_stride);
+  auto* out = reinterpret_cast<uint2*>(reinterpret_cast<uint16_t*>(args.scratch) +
+                                       static_cast<int64_t>(m) * args.in_dim);
+  const int n = args.in_dim / 4;
+  float4 held[kHeld] = {};
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    const int i = j * kThreads + thread;
+    if (i < n) held[j] = __ldcg(in + i);
+  }
+  float scale = 1;
+  if (args.norm) {
+    float sum = 0;
+    const auto add = [&](const float4& v) { sum += v.x * v.x + v.y * v.y + (v.z * v.z + v.w * v.w); };
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j) add(held[j]);
+    for (int i = kHeld * kThreads + thread; i < n; i += kThreads) add(__ldcg(in + i));
+    sum = LaneSum(sum);
+    if (thread % 32 == 0) squares[thread / 32] = sum;
+    __syncthreads();
+    sum = 0;
+#pragma unroll
+    for (int w = 0; w < kThreads / 32; ++w) sum += squares[w];
+    scale = strands::ScaleOf(sum, args.in_dim, args.norm_eps);
+  }
+  const auto store = [&](int i, float4 v) {
+    if (args.norm) {
+      const auto norm = [&](int j) { return LoadFloat(args.norm.data, args.norm.dtype, i * 4 + j); };
+      v = {v.x * norm(0) * scale, v.y * norm(1) * scale, v.z * norm(2) * scale, v.w * norm(3) * scale};
+    }
+    out[i] = {RoundPair(v.x, v.y), RoundPair(v.z, v.w)};
+  };
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    if (j * kThreads + thread < n) store(j * kThreads + thread, held[j]);
+  }
+  for (int i = kHeld * kThreads + thread; i < n; i += kThreads) store(i, __ldcg(in + i));
+}
+
+// What a library's product leaves out.
+struct BiasArgs {
   float* out;
   int64_t out_stride;
   int32_t n_outputs;
-  const float* scale;  // [rows], optional
   View bias;
   const int32_t* n_rows;
   int32_t max_rows;
 };
-__global__ void __launch_bounds__(kThreads) ScaleRows(const __grid_constant__ ScaleArgs args) {
+__global__ void __launch_bounds__(kThreads) AddBias(const __grid_constant__ BiasArgs args) {
   LetNextStart();
   WaitForPrevious();
   const int64_t m = blockIdx.y;
   if (m >= min(__ldcg(args.n_rows), args.max_rows)) return;
-  const float scale = args.scale != nullptr ? __ldcg(args.scale + m) : 1.f;
   float* out = args.out + m * args.out_stride;
-  for (int o = blockIdx.x * kThreads + threadIdx.x; o < args.n_outputs; o += gridDim.x * kThreads) {
-    float value = __ldcg(out + o) * scale;
-    if (args.bias) value += LoadFloat(args.bias.data, args.bias.dtype, o);
-    out[o] = value;
-  }
+  for (int o = blockIdx.x * kThreads + threadIdx.x; o < args.n_outputs; o += gridDim.x * kThreads)
+    out[o] = __ldcg(out + o) + LoadFloat(args.bias.data, args.bias.dtype, o);
 }
 
-void LaunchPrepare(const LinearArgs& args, cudaStream_t stream) {
+void LaunchPrepare(void (*kernel)(LinearArgs), const LinearArgs& args, cudaStream_t stream) {
   KernelShape prepare = {};
   prepare.grid = dim3(args.max_rows);
   prepare.threads = kThreads;
   prepare.overlap = true;
-  LaunchKernel(PrepareRows, prepare, stream, args);
+  LaunchKernel(kernel, prepare, stream, args);
 }
 
 bool SuitsLibrary(const LinearArgs& args) {
-  if (args.max_rows <= kBlockRows || args.src != nullptr || args.dst != nullptr) return false;
-  for (int s = 0; s < args.n_segments; ++s) {
-    if (args.segment[s].accumulate && (args.norm || args.segment[s].bias)) return false;
-  }
-  return true;
+  return args.max_rows > kBlockRows && args.src == nullptr && args.dst == nullptr;
 }
 
 // All of max_rows rows are multiplied, whatever n_rows says: what is beyond is nobody's.
-void LaunchLibrary(const LinearArgs& args, LinearLibrary& library, cudaStream_t stream) {
-  LaunchPrepare(args, stream);
+void LaunchLibrary(const LinearArgs& args, LinearLibrary& library, bool in_rounded, cudaStream_t stream) {
+  if (!in_rounded) LaunchPrepare(RoundRows, args, stream);
   for (int s = 0; s < args.n_segments; ++s) {
     const LinearSegment& segment = args.segment[s];
     library.Multiply(segment.weight, args.scratch, args.max_rows, segment.out, segment.out_stride,
                      segment.accumulate, stream);
-    if (!args.norm && !segment.bias) continue;
+    if (!segment.bias) continue;
     const auto n = static_cast<int32_t>(segment.weight.n_rows);
-    const float* scales = args.scratch + static_cast<int64_t>(args.max_rows) * args.in_dim / 2;
-    KernelShape scale = {};
-    scale.grid = dim3(std::min((n + kThreads - 1) / kThreads, 8), args.max_rows);
-    scale.threads = kThreads;
-    LaunchKernel(ScaleRows, scale, stream,
-                 ScaleArgs{segment.out, segment.out_stride, n, args.norm ? scales : nullptr, segment.bias,
-                           args.n_rows, args.max_rows});
+    KernelShape bias = {};
+    bias.grid = dim3(std::min((n + kThreads - 1) / kThreads, 8), args.max_rows);
+    bias.threads = kThreads;
+    LaunchKernel(AddBias, bias, stream,
+                 BiasArgs{segment.out, segment.out_stride, n, segment.bias, args.n_rows, args.max_rows});
   }
 }
 
 void LaunchStrands(const LinearArgs& args, cudaStream_t stream) {
-  LaunchPrepare(args, stream);
+  LaunchPrepare(PrepareRows, args, stream);
 
   ProductArgs product = {};
   product.linear = args;
@@ -352,10 +390,17 @@ __global__ void __launch_bounds__(kPlainThreads) PlainLinear(const LinearArgs ar
 
 }  // namespace
 
-void LinearCuda(const LinearArgs& args, cudaStream_t stream, LinearLibrary* library) {
+uint16_t* RoundedInput(const LinearArgs& args, const LinearLibrary* library) {
+  const bool may = library != nullptr && args.only_reader && !args.norm && args.in_stride == args.in_dim &&
+                   strands::CanFollow(args) && SuitsLibrary(args);
+  return may ? reinterpret_cast<uint16_t*>(args.scratch) : nullptr;
+}
+
+void LinearCuda(const LinearArgs& args, cudaStream_t stream, LinearLibrary* library, bool in_rounded) {
+  TANDEM_CHECK(!in_rounded || RoundedInput(args, library) != nullptr);
   if (strands::CanFollow(args)) {
     if (wide::Launch(args, stream)) return;
-    return library != nullptr && SuitsLibrary(args) ? LaunchLibrary(args, *library, stream)
+    return library != nullptr && SuitsLibrary(args) ? LaunchLibrary(args, *library, in_rounded, stream)
                                                     : LaunchStrands(args, stream);
   }
   KernelShape launch = {};

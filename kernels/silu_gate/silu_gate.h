@@ -20,7 +20,9 @@ struct SiluGateArgs {
 
 void SiluGateReference(const SiluGateArgs& args);
 void SiluGateCpu(const SiluGateArgs& args, Worker worker);
-void SiluGateCuda(const SiluGateArgs& args, CudaStream stream);
+// `rounded`: the result goes there in bf16, to the nearest, [n_rows, dim], and `gate` stays as it is; then dim is a multiple
+// of 4, and gate, up and rounded start at multiples of 16 bytes.
+void SiluGateCuda(const SiluGateArgs& args, CudaStream stream, uint16_t* rounded = nullptr);
 
 }  // namespace tandem
 

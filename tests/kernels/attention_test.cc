@@ -123,9 +123,9 @@ class Problem {
     return which;
   }
 
-  // The outputs of some rows, in the order given.
+  // The outputs of some rows, in the order given. `rounded`: as a device rounds them to bf16.
   std::vector<float> Run(const std::vector<size_t>& which, const PagedCache& cache, Backend backend,
-                         int n_workers = 1) const {
+                         int n_workers = 1, [[maybe_unused]] bool rounded = false) const {
     std::vector<PlannedRow> rows;
     EdgeBytes q(which.size() * row_size() * 4);
     for (size_t i = 0; i < which.size(); ++i) {
@@ -146,8 +146,20 @@ class Problem {
       copy.kv = cache.CopyTo(inputs);
       const DeviceBytes device_out(out.data(), out.size() * 4);
       copy.out = reinterpret_cast<float*>(device_out.data());
-      AttentionCuda(copy, nullptr);
-      device_out.Download(out.data());
+      if (rounded) {
+        const DeviceBytes device_rounded(out.size() * 2);
+        AttentionCuda(copy, nullptr, reinterpret_cast<uint16_t*>(device_rounded.data()));
+        std::vector<uint16_t> bits(out.size());
+        device_rounded.Download(bits.data());
+        device_out.Download(out.data());
+        for (size_t i = 0; i < out.size(); ++i) {
+          EXPECT_TRUE(IsPoison(out.data()[i])) << "written: " << i;
+          out.data()[i] = LoadFloat(bits.data(), DType::kBf16, static_cast<int64_t>(i));
+        }
+      } else {
+        AttentionCuda(copy, nullptr);
+        device_out.Download(out.data());
+      }
 #endif
     } else {
       RunOnWorkers(n_workers, [&](Worker worker) { AttentionCpu(args, worker); });
@@ -161,14 +173,12 @@ class Problem {
   // maximum rounds once, Highway's exp is within 1 ulp, and each of the chunks rescales what came before by
   // one more exp and one product. So a weight is known to a relative e_w, as is the sum of all, and the mean
   // of the values is known to twice that and the roundings of two sums of n_keys terms.
-  // CUDA: exp is within 2 ulp, and after the chunks 4 warps and 8 blocks are merged likewise; in prefill 16 keys at a time. On tensor cores a
-  // query and a weight come in two parts, which leaves 2^-18 = 64 roundings of it, and a sum has 36 roundings for
+  // CUDA: exp is within 2 ulp, and after the chunks 4 warps and 8 blocks are merged likewise. On tensor cores a query and a weight come in two parts, which leaves 2^-18 = 64 roundings of it, and a sum has 36 roundings for
   // every 16 products of either part (linear_test.cc), after a product with scale and log2(e).
   void Check(const std::vector<float>& result, Backend backend) {
     const int d = shape_.head_dim, group = shape_.n_heads / shape_.n_kv_heads;
     const bool cuda = backend == Backend::kCuda;
     const bool parts = cuda && shape_.dtype == DType::kBf16 && (d == 64 || d == 128);
-    const bool prefill = parts && rows_.size() > kAttentionDecodeRows;
     const double score_roundings = parts ? 4.5 * d + 64 + 3 : d + 2;
     for (size_t r = 0; r < rows_.size(); ++r) {
       const int slot = rows_[r].slot, n_keys = rows_[r].position + 1;
@@ -190,7 +200,7 @@ class Problem {
         }
         for (double& score : scores) total += score = std::exp(score - max);
         const double e_s = Gamma(score_roundings) * max_size;
-        const int n_merges = prefill ? n_keys / 16 + 1 : cuda ? n_chunks + 12 : n_chunks;
+        const int n_merges = cuda ? n_chunks + 12 : n_chunks;
         const double e_w = 1.01 * (2 * e_s + (n_merges + 1) * (2 * max_size * kRoundoff + Gamma(6)) +
                                    (parts ? Gamma(64) : 0));
         const double sum_roundings =
@@ -331,30 +341,33 @@ TEST_P(Attention, SeesItsPastAlone) {
   constexpr std::pair<DType, int> kKinds[] = {
       {DType::kF32, 24}, {DType::kBf16, 24}, {DType::kBf16, 64}, {DType::kBf16, 128}};
   for (const auto& [dtype, head_dim] : kKinds) {
-    const AttentionCase c = {4, 2, head_dim, dtype, 8, {{0, 6, 69}}};
-    Problem problem(c, 4);
-    const float nan = std::numeric_limits<float>::quiet_NaN();
-    const PagedCache clean_cache(c, problem.sequences(), c.page_size, 1);
-    const size_t n = problem.row_size();
-    for (const bool key : {true, false}) {
-      Problem spoiled(c, 4);
-      (key ? spoiled.sequences().k(0, 1, 66, 0) : spoiled.sequences().v(0, 1, 66, 0)) = nan;
-      const PagedCache cache(c, spoiled.sequences(), c.page_size, 1);
-      ForEachWay([&] {
-        const std::vector<float> clean = problem.Run(problem.All(), clean_cache, GetParam());
-        const std::vector<float> result = spoiled.Run(spoiled.All(), cache, GetParam());
-        for (size_t r = 0; r < 6; ++r) {
-          const bool sees = problem.rows()[r].position >= 66;
-          if (!sees) {
-            ASSERT_EQ(BitsOf(result.data() + r * n, n), BitsOf(clean.data() + r * n, n)) << r;
+    for (const int n_rows : {6, 69}) {
+      const AttentionCase c = {4, 2, head_dim, dtype, 8, {{0, n_rows, 69}}};
+      SCOPED_TRACE(Describe(c));
+      Problem problem(c, 4);
+      const float nan = std::numeric_limits<float>::quiet_NaN();
+      const PagedCache clean_cache(c, problem.sequences(), c.page_size, 1);
+      const size_t n = problem.row_size();
+      for (const bool key : {true, false}) {
+        Problem spoiled(c, 4);
+        (key ? spoiled.sequences().k(0, 1, 66, 0) : spoiled.sequences().v(0, 1, 66, 0)) = nan;
+        const PagedCache cache(c, spoiled.sequences(), c.page_size, 1);
+        ForEachWay([&] {
+          const std::vector<float> clean = problem.Run(problem.All(), clean_cache, GetParam());
+          const std::vector<float> result = spoiled.Run(spoiled.All(), cache, GetParam());
+          for (size_t r : problem.All()) {
+            const bool sees = problem.rows()[r].position >= 66;
+            if (!sees) {
+              ASSERT_EQ(BitsOf(result.data() + r * n, n), BitsOf(clean.data() + r * n, n)) << r;
+            }
+            // Heads 2 and 3 use kv head 1.
+            const bool is_nan = std::isnan(result[r * n + 2 * c.head_dim]);
+            EXPECT_EQ(is_nan, sees) << "row " << r;
+            EXPECT_FALSE(std::isnan(result[r * n])) << "row " << r;
           }
-          // Heads 2 and 3 use kv head 1.
-          const bool is_nan = std::isnan(result[r * n + 2 * c.head_dim]);
-          EXPECT_EQ(is_nan, sees) << "row " << r;
-          EXPECT_FALSE(std::isnan(result[r * n])) << "row " << r;
-        }
-      });
-      if (HasFatalFailure()) return;
+        });
+        if (HasFatalFailure()) return;
+      }
     }
   }
 }
@@ -363,7 +376,11 @@ TEST_P(Attention, SeesItsPastAlone) {
 constexpr AttentionCase kPrefillCases[] = {
     {8, 2, 128, DType::kBf16, 16, {{0, 90, 700}, {1, 20, 19}}},
     {4, 4, 64, DType::kBf16, 5, {{0, 70, 69}}},
+    {2, 1, 24, DType::kBf16, 16, {{0, 70, 69}}},
     {6, 2, 64, DType::kBf16, 16, {{1, 3, 1100}, {0, 129, 128}}},
+    {16, 1, 128, DType::kBf16, 16, {{2, 2, 70}, {1, 1, 0}, {0, 66, 130}}},  // runs that share a block's rows
+    {4, 2, 128, DType::kBf16, 16, {{0, 261, 300}, {1, 7, 40}}},             // so many that blocks are larger
+    {3, 1, 64, DType::kBf16, 16, {{1, 40, 200}, {0, 240, 239}}},
 };
 TEST_P(Attention, Prefill) {
   for (const AttentionCase& c : kPrefillCases) {
@@ -374,16 +391,23 @@ TEST_P(Attention, Prefill) {
     ForEachWay([&] {
       const std::vector<float> all = problem.Run(problem.All(), cache, GetParam());
       problem.Check(all, GetParam());
+      if (is_cuda()) {
+        const std::vector<float> rounded = problem.Run(problem.All(), cache, GetParam(), 1, /*rounded=*/true);
+        for (size_t i = 0; i < all.size(); ++i) ASSERT_EQ(rounded[i], RoundToBf16(all[i])) << i;
+      }
       std::vector<size_t> longest;  // the rows of one sequence alone
       for (size_t r : problem.All()) {
         if (problem.rows()[r].slot == 0) longest.push_back(r);
       }
       ASSERT_GT(longest.size(), static_cast<size_t>(kAttentionDecodeRows));
-      const std::vector<float> some =
-          problem.Run(longest, PagedCache(c, problem.sequences(), 7, 7), GetParam());
-      for (size_t i = 0; i < longest.size(); ++i) {
-        ASSERT_EQ(BitsOf(some.data() + i * n, n), BitsOf(all.data() + longest[i] * n, n))
-            << "row " << longest[i];
+      for (const size_t n_some : {longest.size(), size_t{kAttentionDecodeRows + 1}}) {
+        longest.resize(n_some);
+        const std::vector<float> some =
+            problem.Run(longest, PagedCache(c, problem.sequences(), 7, 7), GetParam());
+        for (size_t i = 0; i < longest.size(); ++i) {
+          ASSERT_EQ(BitsOf(some.data() + i * n, n), BitsOf(all.data() + longest[i] * n, n))
+              << "row " << longest[i] << ", " << n_some << " rows";
+        }
       }
     });
     if (HasFatalFailure()) return;

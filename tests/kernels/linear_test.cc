@@ -6,6 +6,7 @@
 #include <memory>
 #include <numeric>
 
+#include "kernels/linear/linear_library.h"
 #include "tests/kernels/backend.h"
 #include "tests/kernels/cases.h"
 #include "tests/kernels/util.h"
@@ -39,10 +40,11 @@ class Problem {
   Matrix& weight(int s) { return *weights_[s]; }
 
   // Outputs of `rows` (rows of the input) in the order given, one vector for each segment: row-major bits.
-  // in_order: the rows are 0, 1, 2, ..., and `src` is left out.
+  // in_order: the rows are 0, 1, 2, ..., and `src` is left out. `library`: of a device.
   std::vector<std::vector<float>> Run(const std::vector<int32_t>& rows, Backend backend, int n_workers = 1,
                                       const std::vector<int32_t>& dst = {}, int max_rows = kMaxRows,
-                                      bool in_order = false) const {
+                                      bool in_order = false,
+                                      [[maybe_unused]] LinearLibrary* library = nullptr) const {
     const auto n_rows = static_cast<int32_t>(rows.size());
     const int n_out_rows = dst.empty() ? n_rows : 1 + *std::max_element(dst.begin(), dst.end());
     LinearArgs args = {};
@@ -78,7 +80,7 @@ class Problem {
       LinearReference(args);
     } else if (backend == Backend::kCuda) {
 #ifdef TANDEM_CUDA
-      RunOnDevice(args, rows, dst, outputs);
+      RunOnDevice(args, rows, dst, outputs, library);
 #endif
     } else {
       Output scratch(static_cast<size_t>(n_workers) * LinearScratch(max_rows, shape_.in_dim));
@@ -114,33 +116,46 @@ class Problem {
   // Tensor cores take 16 products, which are exact, and the sum so far; they cut each of the 17 terms, and
   // the result, at 2^-23 of the largest (Fasi et al. 2021, Numerical behavior of NVIDIA tensor cores): 36
   // roundings for 16 products. The sums of 8 strands, and bias and residual come to 18.
+  // A library's rows are rounded with r in them, which is known to `of_scale` roundings: where that leaves open to which of
+  // two neighbours a value goes, either will do.
   void Check(const std::vector<int32_t>& rows, const std::vector<std::vector<float>>& results,
-             Backend backend) const {
+             Backend backend, bool library = false) const {
     const int n = shape_.in_dim;
     // Sum of squares n, mean and eps 2, halved by the root (to first order: 1.01); root and reciprocal 2; the
     // product with the sum.
     const double of_scale = shape_.norm ? ((n + 2) / 2. + 2) * 1.01 + 1 : 0;
     const double roundings = (backend == Backend::kCuda ? 2.25 * n + 36 + 18 : n + 3) + of_scale;
-    std::vector<double> x(n);
+    std::vector<double> x(n), open(n, 0);
     for (size_t m = 0; m < rows.size(); ++m) {
       double squares = 0;
       for (int k = 0; k < n; ++k) squares += in_.at(rows[m], k) * in_.at(rows[m], k);
-      const double scale = shape_.norm ? 1 / std::sqrt(squares / n + kEps) : 1;
+      const double r = shape_.norm ? 1 / std::sqrt(squares / n + kEps) : 1;
+      const double scale = library ? 1 : r;
       for (int k = 0; k < n; ++k) {
         const auto value = static_cast<float>(in_.at(rows[m], k) * (shape_.norm ? norm_.at(0, k) : 1));
+        if (library && shape_.norm) {
+          const double error = std::fabs(value * r) * Gamma(of_scale + 1);
+          const double low = RoundToBf16(static_cast<float>(value * r - error)),
+                       high = RoundToBf16(static_cast<float>(value * r + error));
+          x[k] = low;
+          open[k] = high - low;
+          continue;
+        }
         x[k] = shape_.round_bf16 ? RoundToBf16(value) : value;
       }
       for (int s = 0; s < n_segments(); ++s) {
         for (int o = 0; o < shape_.out_dim[s]; ++o) {
           const double bias = shape_.bias ? biases_[s]->at(0, o) : 0;
           const double residual = shape_.accumulate ? Residual(rows[m], o) : 0;
-          double sum = 0, size = 0;
+          double sum = 0, size = 0, either = 0;
           for (int k = 0; k < n; ++k) {
             sum += weights_[s]->at(o, k) * x[k];
             size += std::fabs(weights_[s]->at(o, k) * x[k]);
+            either += std::fabs(weights_[s]->at(o, k)) * open[k];
           }
           ASSERT_NEAR(results[s][m * shape_.out_dim[s] + o], scale * sum + bias + residual,
-                      Gamma(roundings) * scale * size + Gamma(2) * (std::fabs(bias) + std::fabs(residual)))
+                      Gamma(roundings) * (scale * size + either) + either +
+                          Gamma(2) * (std::fabs(bias) + std::fabs(residual)))
               << "row " << m << " of " << rows.size() << ", segment " << s << ", output " << o;
         }
       }
@@ -151,7 +166,7 @@ class Problem {
 #ifdef TANDEM_CUDA
   // The same step on copies in the device's memory.
   void RunOnDevice(LinearArgs args, const std::vector<int32_t>& rows, const std::vector<int32_t>& dst,
-                   const std::vector<std::unique_ptr<Output>>& outputs) const {
+                   const std::vector<std::unique_ptr<Output>>& outputs, LinearLibrary* library) const {
     DeviceInputs inputs;
     const size_t offset = 2 * gap_;  // as little aligned as a loaded tensor may be
     std::vector<float> in(args.in, args.in + in_.view().n_rows * args.in_stride);
@@ -171,7 +186,7 @@ class Problem {
     }
     const DeviceBytes scratch(LinearScratch(args.max_rows, args.in_dim) * 4);
     args.scratch = reinterpret_cast<float*>(scratch.data());
-    LinearCuda(args, nullptr);
+    LinearCuda(args, nullptr, library);
     for (int s = 0; s < args.n_segments; ++s) device_outputs[s]->Download(outputs[s]->data());
   }
 #endif
@@ -332,6 +347,95 @@ TEST_P(Linear, LargeShapes) {
     }
   }
 }
+
+#ifdef TANDEM_CUDA
+class LinearCudaLibrary : public testing::Test {
+ protected:
+  void SetUp() override {
+    TANDEM_SKIP_WITHOUT(kTestGpu);
+    library_ = LinearLibrary::Make();
+    ASSERT_NE(library_, nullptr);
+  }
+  std::unique_ptr<LinearLibrary> library_;
+};
+
+// Shapes that are not for the library come out as they do without.
+TEST_F(LinearCudaLibrary, MatchesSumsInDouble) {
+  std::vector<LinearCase> cases(std::begin(kLinearCases), std::end(kLinearCases));
+  cases.insert(cases.end(), std::begin(kLargeLinearCases), std::end(kLargeLinearCases));
+  for (const LinearCase& c : cases) {
+    SCOPED_TRACE(Describe(c));
+    std::mt19937 random(10);
+    constexpr int kMost = 130;
+    const Problem problem(c, kMost, random);
+    const bool wide = c.round_bf16 && c.in_dim % 32 == 0 && c.dtype[0] == DType::kBf16;
+    for (int n_rows : {kMost, 65, 64}) {
+      const bool library = wide && n_rows > 64;
+      const auto run = [&] {
+        return problem.Run(Iota(n_rows), Backend::kCuda, 1, {}, n_rows, /*in_order=*/true, library_.get());
+      };
+      const auto result = run();
+      // A few rows, for what the library computes in tiles does not differ from row to row.
+      std::vector<int32_t> few = {0, 63, n_rows - 1};
+      std::vector<std::vector<float>> of_few;
+      for (int s = 0; s < problem.n_segments(); ++s) {
+        std::vector<float>& values = of_few.emplace_back();
+        for (int row : few) {
+          const auto at = result[s].begin() + static_cast<int64_t>(row) * c.out_dim[s];
+          values.insert(values.end(), at, at + c.out_dim[s]);
+        }
+      }
+      problem.Check(few, of_few, Backend::kCuda, library);
+      if (HasFatalFailure()) return;
+      const auto again = run();
+      for (int s = 0; s < problem.n_segments(); ++s) ASSERT_TRUE(SameBits(result[s], again[s])) << n_rows;
+    }
+  }
+}
+
+// What a product without a norm would round, the step before it may.
+TEST_F(LinearCudaLibrary, RowsRoundedBefore) {
+  constexpr int kRows = 70, kIn = 96, kOut = 40;
+  std::mt19937 random(11);
+  const Matrix weight(kOut, kIn, DType::kBf16, random);
+  const std::vector<float> in = RandomFloats(kRows * kIn, random);
+  std::vector<uint16_t> rounded_in;
+  for (float value : in) rounded_in.push_back(FloatToBf16(value));
+  const std::vector<float> poison(in.size(), Poison());
+  const int32_t n_rows = kRows;
+  DeviceInputs inputs;
+  const DeviceBytes out(kRows * kOut * 4), scratch(LinearScratch(kRows, kIn) * 4);
+  LinearArgs args = {};
+  args.in = inputs.Copy(in.data(), in.size());
+  args.in_stride = args.in_dim = kIn;
+  args.round_bf16 = true;
+  args.n_rows = inputs.Copy(&n_rows, 1);
+  args.max_rows = kRows;
+  args.n_segments = 1;
+  args.segment[0] = {inputs.Copy(weight.view()), {}, reinterpret_cast<float*>(out.data()), kOut, false};
+  args.scratch = reinterpret_cast<float*>(scratch.data());
+  EXPECT_EQ(RoundedInput(args, library_.get()), nullptr);  // somebody else may read `in`
+  args.only_reader = true;
+  EXPECT_EQ(RoundedInput(args, nullptr), nullptr);
+  uint16_t* rounded = RoundedInput(args, library_.get());
+  ASSERT_NE(rounded, nullptr);
+
+  std::vector<float> expected(kRows * kOut), result(kRows * kOut);
+  LinearCuda(args, nullptr, library_.get());
+  out.Download(expected.data());
+  cuda::Upload(kTestGpu, rounded, rounded_in.data(), rounded_in.size() * 2);
+  args.in = inputs.Copy(poison.data(), poison.size());
+  LinearCuda(args, nullptr, library_.get(), /*in_rounded=*/true);
+  out.Download(result.data());
+  EXPECT_TRUE(SameBits(result, expected));
+
+  args.norm = {args.in, DType::kF32, 1, kIn};
+  EXPECT_EQ(RoundedInput(args, library_.get()), nullptr);
+  args.norm = {};
+  args.max_rows = 64;
+  EXPECT_EQ(RoundedInput(args, library_.get()), nullptr);
+}
+#endif
 
 // Every length of a row's end, with weights that end at or one byte before a page that may not be read.
 TEST_P(Linear, OddSizesAndAddresses) {

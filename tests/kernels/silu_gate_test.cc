@@ -3,6 +3,7 @@
 #include <cfloat>
 #include <limits>
 
+#include "tests/kernels/backend.h"
 #include "tests/kernels/util.h"
 #include "tests/on_device.h"
 
@@ -25,6 +26,25 @@ struct Problem {
     for (int i = 0; i < dim; ++i) EXPECT_TRUE(IsPoison(out[n + i]));
     return {out, out + n};
   }
+
+#ifdef TANDEM_CUDA
+  // There too, but rounded to bf16.
+  std::vector<float> Rounded() const {
+    DeviceInputs inputs;
+    const size_t n = gate.size();
+    const DeviceBytes device_gate(gate.data(), n * 4), rounded(n * 2);
+    const SiluGateArgs args = {inputs.Copy(&n_rows, 1), dim, reinterpret_cast<float*>(device_gate.data()),
+                               inputs.Copy(up.data(), n)};
+    SiluGateCuda(args, nullptr, reinterpret_cast<uint16_t*>(rounded.data()));
+    std::vector<uint16_t> bits(n);
+    rounded.Download(bits.data());
+    std::vector<float> result(n), untouched(n);
+    for (size_t i = 0; i < n; ++i) result[i] = LoadFloat(bits.data(), DType::kBf16, static_cast<int64_t>(i));
+    device_gate.Download(untouched.data());
+    EXPECT_EQ(untouched, gate);
+    return result;
+  }
+#endif
 
   // gate is poisoned past the rows that count: none of it may change.
   std::vector<float> operator()(int n_workers) const {
@@ -49,7 +69,7 @@ TEST(SiluGate, MatchesTheFormula) {
   const bool has_cuda = cuda::Check(kCudaDevice).ok();
   ProgramRunner runner(has_cuda ? kCudaDevice : kCpuDevice);
   for (int n_rows : {0, 1, 3, 40}) {
-    for (int dim : {1, 5, 16, 33, 512}) {
+    for (int dim : {1, 5, 16, 33, 36, 512}) {
       Problem run = {n_rows, dim, RandomFloats(n_rows * dim, random, 20),
                      RandomFloats(n_rows * dim, random, 3)};
       const float special[] = {0.f, -0.f, 88.f, -88.f, -103.f, -1e4f, 1e4f, FLT_MAX, -FLT_MAX, 1e-30f};
@@ -79,6 +99,12 @@ TEST(SiluGate, MatchesTheFormula) {
         }
       });
       if (has_cuda) check(run(runner));
+#ifdef TANDEM_CUDA
+      if (has_cuda && dim % 4 == 0) {
+        const std::vector<float> plain = run(runner), rounded = run.Rounded();
+        for (size_t i = 0; i < plain.size(); ++i) ASSERT_EQ(rounded[i], RoundToBf16(plain[i])) << i;
+      }
+#endif
       if (HasFatalFailure()) return;
     }
   }

@@ -190,6 +190,7 @@ void DecoderModel::Steps::Attention(const AttentionWeights& weights, int32_t lay
   program_.Add(attention);
 
   LinearArgs o = LinearOf(forward_, space.attention, model_.config_.q_dim());
+  o.only_reader = true;
   AddSegment(o, weights.o, weights.o_bias, space.x, /*accumulate=*/true);
   program_.Add(o);
 }
@@ -206,6 +207,7 @@ void DecoderModel::Steps::GatedMlp(const GatedMlpWeights& weights) {
   program_.Add(SiluGateArgs{forward_.rows.n_rows, model_.config_.intermediate, space.gate, space.up});
 
   LinearArgs down = LinearOf(forward_, space.gate, model_.config_.intermediate);
+  down.only_reader = true;
   AddSegment(down, weights.down, weights.down_bias, space.x, /*accumulate=*/true);
   program_.Add(down);
 }
