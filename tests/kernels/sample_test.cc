@@ -256,7 +256,7 @@ TEST(Sample, ACudaDeviceDrawsTheSameTokens) {
         table->n_cells = 0;
         table->numbers[0] = {key, u};
         *proposal.wanted = 1;
-        runner.RunStep(SampleArgs{0, state, plan, proposal, {.table = table}});
+        runner.RunStep(SampleArgs{0, state, plan, proposal, {.tables = table}});
         double low = 0, high = 1;
         const int32_t token = DrawFromLaw(law, u, &low, &high);
         constexpr double kTolerance = 4 * std::numeric_limits<float>::epsilon();
