@@ -337,7 +337,7 @@ absl::StatusOr<LawCheckResult> LawChecker::Run(const LawCheck& check) {
 // chunk of prefill, a chunk and more.
 absl::Status CheckBoth(LawCheck check, int32_t n_greedy_tokens,
                        const std::function<void(const RuleCheckLine&)>& line) {
-  const std::vector<int32_t> kGreedyPrompts[] = {{0, 1}, {1}, {1, 0, 0}, {0, 0, 1, 1, 0, 1, 0}};
+  const std::vector<int32_t> kGreedyPrompts[] = {{0, 1}, {1}, {1, 0, 1}, {0, 1, 1, 1, 0, 1, 0}};
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<LawChecker> checker, LawChecker::Create(check));
   TANDEM_ASSIGN_OR_RETURN(const LawCheckResult sampled, checker->Run(check));
   line({check, sampled});
