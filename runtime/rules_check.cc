@@ -333,11 +333,12 @@ absl::StatusOr<LawCheckResult> LawChecker::Run(const LawCheck& check) {
   return result;
 }
 
-// Sampled; then greedy, which has one outcome, so that more tokens behind more prompts can be looked at: one, a part of a
-// chunk of prefill, a chunk and more.
+// Sampled; then greedy, which has one outcome, so that more tokens behind more prompts can be looked at: no row of prefill,
+// a part of a chunk, more than a chunk. Behind one of them every rule and setting that departs from the target behind any
+// prompt of up to 7 tokens does.
 absl::Status CheckBoth(LawCheck check, int32_t n_greedy_tokens,
                        const std::function<void(const RuleCheckLine&)>& line) {
-  const std::vector<int32_t> kGreedyPrompts[] = {{0, 1}, {1}, {1, 0, 1}, {0, 1, 1, 1, 0, 1, 0}};
+  const std::vector<int32_t> kGreedyPrompts[] = {{0, 1}, {0}, {0, 0, 0}, {1, 0, 0, 1, 0, 0, 1}};
   TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<LawChecker> checker, LawChecker::Create(check));
   TANDEM_ASSIGN_OR_RETURN(const LawCheckResult sampled, checker->Run(check));
   line({check, sampled});
