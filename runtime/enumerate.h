@@ -51,9 +51,9 @@ class OutcomeSweep : public UniformProbe {
 
  private:
   // The values [begin, end) of one number, behind those of the numbers before it: all runs there decide alike about it.
+  // The first branch is of no number: every run begins there.
   struct Branch {
-    int32_t parent =
-        -1;  // of the number drawn before; the first branch, of no number, is where every run begins
+    int32_t parent = -1;  // of the number drawn before
     UniformKey key;
     double begin = 0, end = 1;
     int64_t outcome = -1;  // of the run that drew no further number
