@@ -12,6 +12,7 @@
 namespace tandem {
 namespace {
 
+constexpr int32_t kRunsAtOnce = 32;
 constexpr float kSpread = 2;  // logits in [-2, 2): laws that differ, none of them nearly one-hot
 
 void Normalize(std::vector<double>& law) {
@@ -209,103 +210,145 @@ class Claim {
   std::vector<double> law_;
 };
 
-// Ends a run as soon as the tokens that count are there.
-class Until : public EngineListener {
+// The first tokens of the runs of a batch, by their seeds. Ends the batch as soon as all are there.
+class FirstTokens : public EngineListener {
  public:
-  Until(int32_t n_tokens, int32_t n_vocab) : n_tokens_(n_tokens), n_vocab_(n_vocab) {}
-  void OnTokens(const Request&, std::span<const int32_t> tokens, std::span<const Origin>,
+  FirstTokens(int32_t n_tokens, int32_t n_vocab, std::span<int64_t> outcomes)
+      : n_tokens_(n_tokens), n_vocab_(n_vocab), outcomes_(outcomes), n_seen_(outcomes.size(), 0) {
+    std::fill(outcomes.begin(), outcomes.end(), 0);
+  }
+  void OnTokens(const Request& request, std::span<const int32_t> tokens, std::span<const Origin>,
                 std::string_view) override {
+    int32_t& n_seen = n_seen_[request.seed];
+    int64_t& outcome = outcomes_[request.seed];
     for (int32_t token : tokens) {
-      if (n_seen_ == n_tokens_) return;
-      outcome_ = outcome_ * n_vocab_ + token;
-      ++n_seen_;
+      if (n_seen == n_tokens_) return;
+      outcome = outcome * n_vocab_ + token;
+      if (++n_seen == n_tokens_) ++n_complete_;
     }
   }
-  bool Cancelled() override { return n_seen_ == n_tokens_; }
-  int64_t outcome() const { return outcome_; }
+  bool Cancelled() override { return n_complete_ == n_seen_.size(); }
 
  private:
   int32_t n_tokens_;
   int32_t n_vocab_;
-  int32_t n_seen_ = 0;
-  int64_t outcome_ = 0;
+  std::span<int64_t> outcomes_;  // [runs of the batch]
+  std::vector<int32_t> n_seen_;
+  size_t n_complete_ = 0;
 };
 
-}  // namespace
+// An engine on a pair of models under a rule, and the laws that it is asked for.
+class LawChecker {
+ public:
+  static absl::StatusOr<std::unique_ptr<LawChecker>> Create(const LawCheck& check);
 
-absl::StatusOr<LawCheckResult> CheckLaw(const LawCheck& check) {
-  constexpr int32_t kContext = 64;
+  // REQUIRES: sampling, prompt and n_tokens alone differ from Create's.
+  absl::StatusOr<LawCheckResult> Run(const LawCheck& check);
+
+ private:
+  static constexpr int32_t kContext = 64;
+
+  explicit LawChecker(const LawCheck& check)
+      : target_(NewModel(check, 2 * check.salt)),
+        draft_(NewModel(check, 2 * check.salt + 1)),
+        sweep_(check.n_at_once),
+        shared_(check.device, Access::kShared) {
+    sweep_.rekey = check.rekey;
+    if (check.device.is_cuda() || check.through_table) tables_ = shared_.New<UniformTable>(check.n_at_once);
+  }
+  static std::shared_ptr<HashChainModel> NewModel(const LawCheck& check, uint64_t salt) {
+    return std::make_shared<HashChainModel>(check.n_vocab, salt, kSpread, kContext, check.device);
+  }
+  // A batch of runs of the sweep.
+  absl::Status RunBatch(const LawCheck& check, std::span<int64_t> outcomes);
+
+  std::shared_ptr<HashChainModel> target_, draft_;
+  OutcomeSweep sweep_;
+  Arena shared_;
+  UniformTable* tables_ = nullptr;  // [n_at_once]; null: the steps ask the sweep itself
+  std::unique_ptr<Engine> engine_;
+};
+
+absl::StatusOr<std::unique_ptr<LawChecker>> LawChecker::Create(const LawCheck& check) {
   TANDEM_RETURN_IF_ERROR(cuda::Check(check.device));
-  const auto target =
-      std::make_shared<HashChainModel>(check.n_vocab, 2 * check.salt, kSpread, kContext, check.device);
-  const auto draft =
-      std::make_shared<HashChainModel>(check.n_vocab, 2 * check.salt + 1, kSpread, kContext, check.device);
   std::unique_ptr<Policy> policy;
   if (check.rule != nullptr) {
     TANDEM_ASSIGN_OR_RETURN(policy, Policy::Create(*check.rule, check.policy, true));
   } else {
     TANDEM_ASSIGN_OR_RETURN(policy, Policy::Create(check.policy, true));
   }
-  const Request request{.prompt = {0, 1},
-                        .sampling = check.sampling,
-                        .max_new_tokens = check.n_tokens + check.gamma + 1};  // so that no block is cut short
-  Claim claim(check, *policy, *target, *draft, request.prompt);
-  const std::vector<double> claimed = claim.Law();
-  Claim plain(check, *policy, *target, *draft, request.prompt);
-  const std::vector<double> target_law = plain.TargetLaw();
-
-  OutcomeSweep sweep(static_cast<int64_t>(claimed.size()));
-  sweep.rekey = check.rekey;
+  std::unique_ptr<LawChecker> checker(new LawChecker(check));
   // One round at a time: a round that is queued ahead would draw numbers that decide nothing.
-  EngineOptions options{.gamma = check.gamma,
+  EngineOptions options{.n_slots = check.n_at_once,
+                        .gamma = check.gamma,
                         .max_context = kContext,
                         .page_size = 3,
                         .prefill_chunk = 4,
                         .rounds_ahead = 0,
                         .token_cascade = check.token_cascade};
-  Arena shared(check.device, Access::kShared);
-  UniformTable* table = check.device.is_cuda() || check.through_table ? shared.New<UniformTable>(1) : nullptr;
-  options.uniforms = table != nullptr ? Uniforms{.table = table} : Uniforms{.probe = &sweep};
-  TANDEM_ASSIGN_OR_RETURN(
-      std::unique_ptr<Engine> engine,
-      Engine::Create(options, {.target = {.model = target}, .draft = ModelSpec{.model = draft}},
-                     std::move(policy)));
-  absl::Status failure;
-  const std::vector<double> law = sweep.Run([&]() -> int64_t {
-    Until until(check.n_tokens, check.n_vocab);
-    std::vector<RequestResult> results;
-    if (table != nullptr) sweep.Fill(table);
-    failure = engine->Submit(request);
-    if (failure.ok()) failure = engine->Run(&until, &results);
-    if (failure.ok() && table != nullptr) failure = sweep.TakeCells(*table);
-    return failure.ok() ? until.outcome() : -1;
-  });
-  TANDEM_RETURN_IF_ERROR(failure);
+  options.uniforms = checker->tables_ != nullptr
+                         ? Uniforms{.tables = checker->tables_, .n_tables = check.n_at_once}
+                         : Uniforms{.probe = &checker->sweep_};
+  TANDEM_ASSIGN_OR_RETURN(checker->engine_, Engine::Create(options,
+                                                           {.target = {.model = checker->target_},
+                                                            .draft = ModelSpec{.model = checker->draft_}},
+                                                           std::move(policy)));
+  return checker;
+}
 
-  LawCheckResult result{.n_runs = sweep.n_runs()};
-  for (size_t i = 0; i < law.size(); ++i) {
-    const double difference = std::abs(law[i] - claimed[i]);
+absl::Status LawChecker::RunBatch(const LawCheck& check, std::span<int64_t> outcomes) {
+  FirstTokens first(check.n_tokens, check.n_vocab, outcomes);
+  std::vector<RequestResult> results;
+  if (tables_ != nullptr) sweep_.Fill(tables_);
+  for (size_t run = 0; run < outcomes.size(); ++run) {
+    // So many tokens that no block that counts is cut short.
+    TANDEM_RETURN_IF_ERROR(engine_->Submit({.prompt = check.prompt,
+                                            .sampling = check.sampling,
+                                            .seed = run,
+                                            .max_new_tokens = check.n_tokens + check.gamma + 1}));
+  }
+  TANDEM_RETURN_IF_ERROR(engine_->Run(&first, &results));
+  return tables_ != nullptr ? sweep_.TakeCells(tables_) : absl::OkStatus();
+}
+
+absl::StatusOr<LawCheckResult> LawChecker::Run(const LawCheck& check) {
+  Claim claim(check, engine_->policy(), *target_, *draft_, check.prompt);
+  const std::vector<double> claimed = claim.Law();
+  Claim plain(check, engine_->policy(), *target_, *draft_, check.prompt);
+  const std::vector<double> target_law = plain.TargetLaw();
+
+  // A run that has its tokens goes on while others of its batch have not.
+  sweep_.base_end = static_cast<int32_t>(check.prompt.size()) + check.n_tokens;
+  LawCheckResult result;
+  TANDEM_ASSIGN_OR_RETURN(result.law,
+                          sweep_.Run(static_cast<int64_t>(claimed.size()),
+                                     [&](std::span<int64_t> outcomes) { return RunBatch(check, outcomes); }));
+  result.n_runs = sweep_.n_runs();
+  for (size_t i = 0; i < claimed.size(); ++i) {
+    const double difference = std::abs(result.law[i] - claimed[i]);
     if (!(difference <= result.largest_difference)) result.largest_difference = difference;
-    result.tv_to_target += std::max(0.0, law[i] - target_law[i]);
-    result.total += law[i];
+    result.tv_to_target += std::max(0.0, result.law[i] - target_law[i]);
+    result.total += result.law[i];
   }
   return result;
 }
 
-namespace {
-
-// Sampled; then greedy, which has one outcome, so that more tokens of more models can be looked at.
+// Sampled; then greedy, which has one outcome, so that more tokens behind more prompts can be looked at: no row of prefill,
+// a part of a chunk, more than a chunk. Behind one of them every rule and setting that departs from the target behind any
+// prompt of up to 7 tokens does.
 absl::Status CheckBoth(LawCheck check, int32_t n_greedy_tokens,
                        const std::function<void(const RuleCheckLine&)>& line) {
-  constexpr uint64_t kGreedyModels = 4;
-  TANDEM_ASSIGN_OR_RETURN(const LawCheckResult sampled, CheckLaw(check));
+  const std::vector<int32_t> kGreedyPrompts[] = {{0, 1}, {0}, {0, 0, 0}, {1, 0, 0, 1, 0, 0, 1}};
+  TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<LawChecker> checker, LawChecker::Create(check));
+  TANDEM_ASSIGN_OR_RETURN(const LawCheckResult sampled, checker->Run(check));
   line({check, sampled});
   check.sampling = {};
   check.n_tokens = n_greedy_tokens;
   LawCheckResult greedy;
   double tv_to_target = 0;
-  for (check.salt = 1; check.salt <= kGreedyModels; ++check.salt) {
-    TANDEM_ASSIGN_OR_RETURN(const LawCheckResult one, CheckLaw(check));
+  for (const std::vector<int32_t>& prompt : kGreedyPrompts) {
+    check.prompt = prompt;
+    TANDEM_ASSIGN_OR_RETURN(const LawCheckResult one, checker->Run(check));
     const int64_t n_runs = greedy.n_runs + one.n_runs;
     // Not <=, so that a NaN counts as the worst.
     if (!(one.largest_difference <= greedy.largest_difference)) greedy = one;
@@ -318,6 +361,11 @@ absl::Status CheckBoth(LawCheck check, int32_t n_greedy_tokens,
 }
 
 }  // namespace
+
+absl::StatusOr<LawCheckResult> CheckLaw(const LawCheck& check) {
+  TANDEM_ASSIGN_OR_RETURN(const std::unique_ptr<LawChecker> checker, LawChecker::Create(check));
+  return checker->Run(check);
+}
 
 absl::Status CheckRule(const std::string& rule, const std::map<std::string, double>& params, Device device,
                        const std::function<void(const RuleCheckLine&)>& line) {
@@ -337,14 +385,18 @@ absl::Status CheckRule(const std::string& rule, const std::map<std::string, doub
                                           .gamma = size.gamma,
                                           .n_vocab = size.n_vocab,
                                           .n_tokens = size.n_tokens,
+                                          .n_at_once = kRunsAtOnce,
                                           .device = device},
                                          size.n_greedy_tokens, line));
       }
     }
   }
   if (!policy->info().draft_only) return absl::OkStatus();
-  return CheckBoth({.policy = {.rule = rule, .params = params}, .token_cascade = true, .device = device}, 6,
-                   line);
+  return CheckBoth({.policy = {.rule = rule, .params = params},
+                    .token_cascade = true,
+                    .n_at_once = kRunsAtOnce,
+                    .device = device},
+                   6, line);
 }
 
 }  // namespace tandem

@@ -1,7 +1,8 @@
 // CheckRule: the exact law of the first tokens that the engine emits under a rule, against the law that the rule
 // claims. No sampling: every outcome of every random number is swept (runtime/enumerate.h) through the real engine,
 // with real caches and the structure of the real random keys, on two models whose laws depend on the whole prefix
-// (HashChainModel) over a vocabulary of two or three tokens.
+// (HashChainModel) over a vocabulary of two or three tokens. A batch holds many runs at a time, each with numbers of its
+// own, so an outcome is also one that no neighbour in the batch changes.
 //
 // The claim, for the law of the first n tokens x_1 .. x_n:
 //   exact rules, every rule with bonus pi,
@@ -32,17 +33,21 @@ struct LawCheck {
   int32_t n_vocab = 3;
   int32_t n_tokens = 3;  // of the law; more than one round is needed for them in most outcomes
   Sampling sampling = {.temperature = 0.7f};
-  uint64_t salt = 1;  // of the models
+  uint64_t salt = 1;                     // of the models
+  std::vector<int32_t> prompt = {0, 1};  // another one makes other laws, as another salt does
   bool token_cascade =
-      false;  // no speculation: the draft writes where the rule, a draft_only one, does not defer
+      false;              // no speculation: the draft writes where the rule, a draft_only one, does not defer
+  int32_t n_at_once = 1;  // runs of a batch
   Device device;
-  bool through_table = false;  // on the CPU, too, hand the steps their numbers in a table
+  bool through_table = false;  // on the CPU, too, hand the steps their numbers in tables
   // For tests: a rule that is not built in, and a wrong way to key random numbers.
   const RuleEntry* rule = nullptr;
   std::function<UniformKey(const UniformKey&)> rekey;
 };
 
 struct LawCheckResult {
+  std::vector<double>
+      law;  // of the first tokens: n_vocab ^ n_tokens probabilities, the last token's id fastest
   double largest_difference = 0;  // between a probability in the law and in the claim
   double tv_to_target = 0;        // between the law and the product of p
   double total = 0;               // of the law; 1 up to rounding

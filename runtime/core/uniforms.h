@@ -67,7 +67,8 @@ class UniformProbe {
 
 // UniformTable: a probe for steps that run where the host's code cannot: plain memory that both see. The host fills in
 // the numbers before a run; a key that is not among them gives 0, as a probe gives for one it has not been asked for.
-// Steps write down the cells of their decisions, and the host reads them after the run. Slow; for a few numbers.
+// Steps write down the cells of their decisions, and the host reads them after the run. Slow; for a few numbers. Of
+// several, each serves the sequences of some seeds.
 struct UniformTable {
   static constexpr int kCapacity = 64;
   struct Number {
@@ -84,15 +85,20 @@ struct UniformTable {
   Cell cells[kCapacity];
 };
 
-// What steps are handed: the generator, or a probe or table in its place.
+// What steps are handed: the generator, or a probe or tables in its place.
 struct Uniforms {
   UniformProbe* probe = nullptr;
-  UniformTable* table = nullptr;
+  UniformTable* tables = nullptr;  // [n_tables]
+  int32_t n_tables = 1;
+
+  // Where the numbers of a key are.
+  TANDEM_HD UniformTable& TableOf(const UniformKey& key) const { return tables[key.seed % n_tables]; }
 
   TANDEM_HD double Draw(const UniformKey& key) const {
-    if (table != nullptr) {
-      for (int32_t i = 0; i < table->n_numbers; ++i) {
-        if (table->numbers[i].key == key) return table->numbers[i].value;
+    if (tables != nullptr) {
+      const UniformTable& table = TableOf(key);
+      for (int32_t i = 0; i < table.n_numbers; ++i) {
+        if (table.numbers[i].key == key) return table.numbers[i].value;
       }
       return 0;
     }
@@ -101,11 +107,12 @@ struct Uniforms {
 #endif
     return UniformOf(key);
   }
-  // REQUIRES, with a table: no two threads at a time.
+  // REQUIRES, with tables: no two threads at a time in one of them.
   TANDEM_HD void Cell(const UniformKey& key, double low, double high) const {
-    if (table != nullptr) {
-      const int32_t i = table->n_cells++;
-      if (i < UniformTable::kCapacity) table->cells[i] = {key, low, high};
+    if (tables != nullptr) {
+      UniformTable& table = TableOf(key);
+      const int32_t i = table.n_cells++;
+      if (i < UniformTable::kCapacity) table.cells[i] = {key, low, high};
       return;
     }
 #ifndef __CUDA_ARCH__

@@ -34,7 +34,7 @@ class Rounds {
     proposal_.has_law = proposal_.has_bonus_law = combination.draft_has_law;
     if (combination.draft_has_law) proposal_.law = NewLaws();
     scores_ = {.block = block_, .law = NewLaws()};
-    Batch batch{.n_slots = n_slots_, .gamma = gamma_, .states = states_, .uniforms = {.table = table_}};
+    Batch batch{.n_slots = n_slots_, .gamma = gamma_, .states = states_, .uniforms = {.tables = table_}};
     cpu_verdicts_ = on_cpu_->judge(cpu_, batch, proposal_, scores_);
     batch.device = kCudaDevice;
     on_device_ = on_cuda_->judge(cuda_, batch, proposal_, scores_);
@@ -160,7 +160,7 @@ class Rounds {
     }
     return true;
   }
-  double Value(const UniformKey& key) const { return Uniforms{.table = table_}.Draw(key); }
+  double Value(const UniformKey& key) const { return Uniforms{.tables = table_}.Draw(key); }
 
   int32_t n_vocab_, gamma_, block_, n_slots_;
   Arena arena_;

@@ -111,7 +111,7 @@ double LargestDifference(const std::string& rule, double alpha, double temperatu
       };
   claim(prompt, 0, 1);
 
-  OutcomeSweep sweep(27);
+  OutcomeSweep sweep;
   Arena shared(device, Access::kShared);
   UniformTable* table = device.is_cuda() ? shared.New<UniformTable>(1) : nullptr;
   auto engine =
@@ -119,7 +119,7 @@ double LargestDifference(const std::string& rule, double alpha, double temperatu
                   .page_size = 3,
                   .prefill_chunk = 2,
                   .rounds_ahead = 0,  // a round that is queued ahead would draw numbers that decide nothing
-                  .uniforms = table != nullptr ? Uniforms{.table = table} : Uniforms{.probe = &sweep},
+                  .uniforms = table != nullptr ? Uniforms{.tables = table} : Uniforms{.probe = &sweep},
                   .token_cascade = true},
                  {.target = {.model = std::make_shared<HashChainModel>(target)},
                   .draft = ModelSpec{.model = std::make_shared<HashChainModel>(draft)}},
@@ -127,16 +127,17 @@ double LargestDifference(const std::string& rule, double alpha, double temperatu
   const Request request{.prompt = prompt,
                         .sampling = {.temperature = static_cast<float>(temperature)},
                         .max_new_tokens = kTokens};
-  const std::vector<double> law = sweep.Run([&]() -> int64_t {
+  const absl::StatusOr<std::vector<double>> law = sweep.Run(27, [&](std::span<int64_t> outcomes) {
     if (table != nullptr) sweep.Fill(table);
     const RequestResult result = RunAll(*engine, {request})[0];
-    if (table != nullptr && !sweep.TakeCells(*table).ok()) return -1;
-    int64_t index = 0;
-    for (const int32_t token : result.token_ids) index = index * kWords + token;
-    return index;
+    outcomes[0] = 0;
+    for (const int32_t token : result.token_ids) outcomes[0] = outcomes[0] * kWords + token;
+    return table != nullptr ? sweep.TakeCells(table) : absl::OkStatus();
   });
+  EXPECT_TRUE(law.ok()) << law.status();
+  if (!law.ok()) return 1;
   double largest = 0;
-  for (size_t i = 0; i < claimed.size(); ++i) largest = std::max(largest, std::abs(law[i] - claimed[i]));
+  for (size_t i = 0; i < claimed.size(); ++i) largest = std::max(largest, std::abs((*law)[i] - claimed[i]));
   return largest;
 }
 
