@@ -252,7 +252,7 @@ class DraftOnCuda {
     table_->n_cells = 0;
     table_->numbers[0] = {key(), u};
     *proposal_.wanted = 1;
-    runner_.RunStep(SampleArgs{0, state_, plan_, proposal_, {.table = table_}});
+    runner_.RunStep(SampleArgs{0, state_, plan_, proposal_, {.tables = table_}});
     EXPECT_EQ(*proposal_.n_proposed, 1);
     return proposal_.tokens[0];
   }
