@@ -58,6 +58,8 @@ __device__ void Append(const KvLayer& kv, void* cache, int64_t offset, const flo
 
 // A warp takes one head of one row: the query heads, then the heads of the cache, k and v together.
 __global__ void __launch_bounds__(kThreads) RopeAppendKernel(const __grid_constant__ RopeAppendArgs args) {
+  WaitForPrevious();
+  LetNextStart();
   const int d = args.kv.head_dim;
   const int n_kv_heads = args.kv.n_kv_heads;
   const int h = static_cast<int>(blockIdx.x * kWarps + threadIdx.x / 32);
@@ -87,7 +89,8 @@ void RopeAnglesCuda(const RopeAnglesArgs& args, CudaStream stream) {
 void RopeAppendCuda(const RopeAppendArgs& args, CudaStream stream) {
   const LaunchShape shape = {.grid = dim3(BlocksFor(args.n_heads + args.kv.n_kv_heads, kWarps),
                                           static_cast<unsigned>(args.rows.capacity)),
-                             .block = kThreads};
+                             .block = kThreads,
+                             .overlap = true};
   Launch(RopeAppendKernel, shape, stream, args);
 }
 

@@ -10,6 +10,8 @@ constexpr int kThreads = 256;
 __device__ __forceinline__ float SiluGate(float gate, float up) { return gate / (1.f + expf(-gate)) * up; }
 
 __global__ void __launch_bounds__(kThreads) SiluGateKernel(const SiluGateArgs args) {
+  WaitForPrevious();
+  LetNextStart();
   const int64_t n = static_cast<int64_t>(*args.n_rows) * args.dim;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride)
@@ -44,7 +46,9 @@ __global__ void __launch_bounds__(kThreads) RoundedSiluGateKernel(const SiluGate
 void SiluGateCuda(const SiluGateArgs& args, CudaStream stream, uint16_t* rounded) {
   constexpr int64_t kRows = 16;
   if (rounded == nullptr) {
-    Launch(SiluGateKernel, {.grid = BlocksFor(kRows * args.dim, kThreads), .block = kThreads}, stream, args);
+    const LaunchShape shape = {
+        .grid = BlocksFor(kRows * args.dim, kThreads), .block = kThreads, .overlap = true};
+    Launch(SiluGateKernel, shape, stream, args);
     return;
   }
   const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };

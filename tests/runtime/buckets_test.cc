@@ -150,10 +150,14 @@ std::vector<Request> SomeRequests(int32_t n_vocab, const Sampling& sampling) {
 // As many as one of them needs, and a little for others.
 constexpr int64_t kTightCache = 64 + 26;
 
+// Of those between the smallest and the largest one may be missing: several sequences may end in rounds that are queued
+// already.
 void ExpectAllBuckets(const std::pair<Witness, Witness>& both) {
   ExpectSame(both.second, both.first);
   EXPECT_THAT(both.first.rounds, ElementsAre(Key(5)));
-  EXPECT_THAT(both.second.rounds, ElementsAre(Key(1), Key(2), Key(4), Key(5)));
+  EXPECT_THAT(both.second.rounds,
+              testing::AllOf(testing::SizeIs(testing::Ge(3)), testing::Contains(Key(1)),
+                             testing::Contains(Key(5)), testing::Each(Key(testing::AnyOf(1, 2, 4, 5)))));
 }
 
 INSTANTIATE_TEST_SUITE_P(, EveryMode, AllModes(), NameOfMode);
