@@ -24,7 +24,7 @@ constexpr int kChunk = 32;
 constexpr int kTileCols = 2 * kStrands * kChunk;
 constexpr int kTileRows = 16;
 constexpr int kMapCols = 2 * kChunk;  // a strand's of a tile
-constexpr int kMaxInDim = 32768;  // what a block can keep of a row's squares
+constexpr int kMaxInDim = 32768;      // what a block can keep of a row's squares
 
 // Weights lie so that 16 bytes can be loaded at a time, inputs too.
 inline bool CanFollow(const LinearArgs& args) {
