@@ -168,13 +168,14 @@ __global__ void __launch_bounds__(kThreads) PackedAttention(const __grid_constan
   WaitForPrevious();
   const RowPlan& rows = args.attention.rows;
   const FirstRows first_rows = packed_attention::LoadFirstRows(rows);
-  ClusterAttention<D> attention(args.attention, blockIdx.y, ClusterRank(), shared, barrier);
   ClusterWait();  // the others may be sent to
+  const int n_kv_heads = args.attention.kv.n_kv_heads;
   int turn = 0;
-  for (int index = blockIdx.z;; index += gridDim.z, ++turn) {
-    const Task task = packed_attention::FindTask(rows, first_rows, args.rows_per_task, index);
+  for (int item = static_cast<int>(blockIdx.y);; item += static_cast<int>(gridDim.y), ++turn) {
+    const Task task = packed_attention::FindTask(rows, first_rows, args.rows_per_task, item / n_kv_heads);
     if (task.n_rows == 0) break;
-    attention.Run(task, first_rows, turn);
+    ClusterAttention<D>(args.attention, item % n_kv_heads, ClusterRank(), shared, barrier)
+        .Run(task, first_rows, turn);
   }
 #endif
 }
@@ -328,14 +329,20 @@ void LaunchTiled(const AttentionArgs& args, int group, uint16_t* rounded, cudaSt
 template <int D>
 void LaunchPacked(const AttentionArgs& args, int group, cudaStream_t stream) {
   KernelShape launch = {};
-  // As many clusters as run at a time; they take more tasks in turns.
-  const int at_a_time = std::max(1, MultiprocessorCount() / (kCluster * args.kv.n_kv_heads));
-  launch.grid = dim3(kCluster, args.kv.n_kv_heads, std::min(args.rows.capacity, at_a_time));
+  launch.grid = dim3(kCluster);
   launch.threads = kThreads;
   launch.shared_bytes = SharedFloats<D>() * 4 + 8;
   launch.cluster = kCluster;
   launch.overlap = true;
   AllowShared(PackedAttention<D>, launch.shared_bytes);
+  // As many clusters as there is room for at a time; they take tasks, of every kv head, in turns.
+  cudaLaunchConfig_t config;
+  cudaLaunchAttribute attributes[2];
+  SetLaunch(launch, stream, config, attributes);
+  int at_a_time = 0;
+  TANDEM_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&at_a_time, PackedAttention<D>, &config));
+  launch.grid.y =
+      static_cast<unsigned>(std::min(args.rows.capacity * args.kv.n_kv_heads, std::max(at_a_time, 1)));
   LaunchKernel(PackedAttention<D>, launch, stream, PackedArgs{args, packed_attention::kQueries / group});
 }
 
