@@ -59,6 +59,21 @@ __device__ __forceinline__ void AwaitRows(const Params& params) {
   Meet();
 }
 
+// The last block to come here turns to the other half, for the next launch: all know this one's. Before the last step, for at
+// the end a launch would wait for it.
+__device__ __forceinline__ void CountBlock(const Params& params) {
+  if (threadIdx.x != 0) return;
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+               : "=r"(before)
+               : "l"(params.turn + 1)
+               : "memory");
+  if (before == gridDim.x - 1) {
+    params.turn[1] = 0;
+    ++params.turn[0];
+  }
+}
+
 __device__ __forceinline__ void RunWorkers(const Params& params) {
   FetchStep(params.steps, Common().step);
   AwaitRows(params);
@@ -72,7 +87,10 @@ __device__ __forceinline__ void RunWorkers(const Params& params) {
   for (int s = 0; s < params.n_steps; ++s) {
     const StreamStep& step = Common().step[s & 1];
     if (threadIdx.x == 0) Common().n_done = s;
-    if (s + 1 == params.n_steps) LetNextStart();
+    if (s + 1 == params.n_steps) {
+      LetNextStart();
+      CountBlock(params);
+    }
     Mark(0);
     if (s + 1 < params.n_steps) FetchStep(params.steps + s + 1, Common().step + ((s + 1) & 1));
     if (step.kind == Kind::kProduct) {
@@ -86,17 +104,6 @@ __device__ __forceinline__ void RunWorkers(const Params& params) {
     AwaitFetched();
     Meet();
     Mark(3);
-  }
-  if (threadIdx.x == 0) {
-    uint32_t before;
-    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
-                 : "=r"(before)
-                 : "l"(params.turn + 1)
-                 : "memory");
-    if (before == gridDim.x - 1) {
-      params.turn[1] = 0;
-      ++params.turn[0];
-    }
   }
 }
 

@@ -109,7 +109,7 @@ struct Params {
   RowPlan rows;
   AttentionArgs attention;  // any layer's: what is the same in all
   int32_t group;            // heads that share a kv head
-  uint32_t* turn;           // launches so far; blocks of this one that are done
+  uint32_t* turn;           // launches so far; blocks of this one that have counted themselves
   char* halves;             // [2][half_bytes] all buffers with two halves
   int64_t half_bytes;       // a multiple of 16
   int32_t n_steps, n_products;
