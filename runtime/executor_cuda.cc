@@ -20,6 +20,7 @@
 #include "kernels/linear/linear_library.h"
 #include "kernels/stream/stream.h"
 #include "runtime/executor.h"
+#include "runtime/lane_order.h"
 #include "runtime/nvtx_range.h"
 #include "runtime/phase_stamps.h"
 #include "runtime/stamp_plan.h"
@@ -153,7 +154,8 @@ class CudaExecutor final : public Executor {
                        [](const Step& step) { return step.op == Op::kLinear; });
   }
 
-  // Runs of a program's steps that are one kernel, by their first step.
+  // Runs of a program's steps that are one kernel, by their first step. No two of them at a time: a prefill's lanes run
+  // beside each other.
   struct StreamRun {
     const StreamKernel* kernel;
     size_t n_steps;
@@ -162,9 +164,12 @@ class CudaExecutor final : public Executor {
   Streams FindStreams(const Program& program) {
     Streams streams;
     if (!stream_kernels_) return streams;
+    const std::vector<bool> follows = FollowsOtherLane(program);
     for (size_t i = 0; i < program.steps().size();) {
       size_t n_steps = 1;
-      auto kernel = program.steps()[i].op == Op::kLinear ? StreamKernel::Make(program, i, &n_steps) : nullptr;
+      auto kernel = program.steps()[i].op == Op::kLinear && follows[i]
+                        ? StreamKernel::Make(program, i, &n_steps)
+                        : nullptr;
       if (kernel != nullptr) {
         streams[i] = {kernel.get(), n_steps};
         stream_kernels_of_.push_back(std::move(kernel));
