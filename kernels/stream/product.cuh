@@ -18,17 +18,21 @@ struct Progress {
   uint32_t n_groups = 0;
 };
 
-// What a thread takes from the ring: its lane's place in tiles.
-class Taker {
+// What a thread multiplies with: its lane's place in tiles and in the input.
+class Multiplier {
  public:
-  __device__ __forceinline__ Taker()
+  __device__ __forceinline__ Multiplier(const Product& product, int n_rows)
       : warp_(Thread() / 32),
         lane_(Thread() % 32),
         n_stages_(Common().params.n_stages),
         first_(BoxByte(lane_)),
         tile_(Ring() + warp_ * kTileRows / 2 * kMapCols * 2),
         full_(SharedAddress(Common().full)),
-        empty_(SharedAddress(Common().empty)) {}
+        empty_(SharedAddress(Common().empty)),
+        in_dim_(product.tiles.in_dim),
+        chunk_bytes_(n_rows * 64),
+        has_row_(lane_ / 4 < n_rows),
+        in_offset_((warp_ * 2 * n_rows + lane_ / 4) * 64 + lane_ % 4 * 16) {}
 
   // This warp's columns of a tile: two chunks of two rows.
   struct Part {
@@ -50,28 +54,6 @@ class Taker {
     if (++progress.stage == n_stages_) progress.stage = 0, progress.parity ^= 1;
     return part;
   }
-
- protected:
-  static __device__ __forceinline__ uint4 At(const char* p) { return *reinterpret_cast<const uint4*>(p); }
-
-  const int warp_, lane_;
-
- private:
-  const int n_stages_;
-  const int first_;  // of this lane's 16 bytes of the first chunk
-  const char* const tile_;
-  const uint32_t full_, empty_;
-};
-
-// What a thread multiplies with: its lane's place in the input, too.
-class Multiplier : public Taker {
- public:
-  __device__ __forceinline__ Multiplier(const Product& product, int n_rows)
-      : in_dim_(product.tiles.in_dim),
-        chunk_bytes_(n_rows * 64),
-        has_row_(lane_ / 4 < n_rows),
-        in_offset_((warp_ * 2 * n_rows + lane_ / 4) * 64 + lane_ % 4 * 16) {}
-
   // `input`: of the tile's first column, which is column k.
   __device__ __forceinline__ void Add(const Part& part, int k, const char* input, float (&sum)[4]) const {
     if (k + warp_ * kMapCols >= in_dim_) return;
@@ -95,6 +77,12 @@ class Multiplier : public Taker {
   }
 
  private:
+  static __device__ __forceinline__ uint4 At(const char* p) { return *reinterpret_cast<const uint4*>(p); }
+
+  const int warp_, lane_, n_stages_;
+  const int first_;  // of this lane's 16 bytes of the first chunk
+  const char* const tile_;
+  const uint32_t full_, empty_;
   const int in_dim_, chunk_bytes_;
   const bool has_row_;
   const int in_offset_;
