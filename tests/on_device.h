@@ -19,9 +19,18 @@ namespace tandem {
 inline constexpr Device kCpuDevice = {};
 inline constexpr Device kCudaDevice = {.cuda_index = 0};
 
-// First in a test that needs `device`: skips it, saying why, where there is none.
+// Whether there may be a GPU for this build, in whatever state.
+inline bool MayHaveGpu() {
+  const cuda::Machine machine = cuda::ThisMachine();
+  return machine.driver_version != 0 &&
+         (machine.n_devices > 0 || machine.driver_too_old || !machine.error.empty());
+}
+
+// First in a test that needs `device`: skips it, saying why, where there is no GPU, or no CUDA in this build. A GPU that
+// cannot be used is a failure.
 #define TANDEM_SKIP_WITHOUT(device)                                  \
   if (const absl::Status there = cuda::Check(device); !there.ok()) { \
+    if (MayHaveGpu()) FAIL() << there;                               \
     GTEST_SKIP() << std::string(there.message());                    \
   }                                                                  \
   static_assert(true)

@@ -23,8 +23,7 @@ void Must(cudaError_t error, const char* what) {
 
 bool Compiled() { return true; }
 
-absl::Status Check(Device device) {
-  if (!device.is_cuda()) return absl::OkStatus();
+Machine ThisMachine() {
   Machine machine;
   cudaDriverGetVersion(&machine.driver_version);
   cudaRuntimeGetVersion(&machine.runtime_version);
@@ -33,7 +32,12 @@ absl::Status Check(Device device) {
   machine.driver_too_old = error == cudaErrorInsufficientDriver;
   if (error != cudaSuccess) machine.n_devices = 0;
   if (error != cudaSuccess && error != cudaErrorNoDevice) machine.error = cudaGetErrorString(error);
-  TANDEM_RETURN_IF_ERROR(CheckMachine(device, machine));
+  return machine;
+}
+
+absl::Status Check(Device device) {
+  if (!device.is_cuda()) return absl::OkStatus();
+  TANDEM_RETURN_IF_ERROR(CheckMachine(device, ThisMachine()));
   if (const cudaError_t used = cudaSetDevice(device.cuda_index); used != cudaSuccess) {
     return absl::UnavailableError(absl::StrCat(Name(device), " is not there: ", cudaGetErrorString(used),
                                                "; use another GPU or device: cpu"));

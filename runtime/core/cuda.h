@@ -20,7 +20,7 @@ bool Compiled();  // into this build
 // driver too old, an index out of range, a GPU that this build has no code for.
 absl::Status Check(Device device);
 
-// What Check makes of a machine, as its driver describes it; and of a device that this build's kernels cannot run on.
+// A machine as its driver describes it.
 struct Machine {
   int driver_version = 0;   // the newest CUDA that the driver supports: 12040 for 12.4; 0: there is no driver
   int runtime_version = 0;  // of this build
@@ -28,6 +28,8 @@ struct Machine {
   std::string error;  // of counting the devices, if it failed in another way
   int n_devices = 0;
 };
+Machine ThisMachine();  // nothing in a build without CUDA
+// What Check makes of a machine; and of a device that this build's kernels cannot run on.
 absl::Status CheckMachine(Device device, const Machine& machine);
 absl::Status NoCodeFor(Device device, int major, int minor);
 

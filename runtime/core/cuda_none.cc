@@ -17,6 +17,8 @@ absl::Status Check(Device device) {
                    "`cmake --preset cuda` (it needs nvcc)"));
 }
 
+Machine ThisMachine() { return {}; }
+
 MemorySize Memory(Device) { TANDEM_CHECK(false) << "no CUDA in this build"; }
 std::string Describe(Device) { TANDEM_CHECK(false) << "no CUDA in this build"; }
 void* Allocate(Device, Access, size_t) { TANDEM_CHECK(false) << "no CUDA in this build"; }

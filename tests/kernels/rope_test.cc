@@ -12,7 +12,7 @@ namespace {
 
 constexpr float kEps = 1e-6f;
 
-TEST(RopeAngles, MatchDoublesOfTheFp32Product) {
+void CheckAngles(Device device) {
   for (int head_dim : {2, 24, 64, 80, 128}) {
     std::vector<float> inv_freq(head_dim / 2);
     for (int i = 0; i < head_dim / 2; ++i)
@@ -33,13 +33,15 @@ TEST(RopeAngles, MatchDoublesOfTheFp32Product) {
       out.CheckEdges();
       out.Reset();
     };
-    RopeAnglesReference(args);
-    check();
-    for (int n_workers = 1; n_workers <= 5; ++n_workers) {
-      RunOnWorkers(n_workers, [&](Worker worker) { RopeAnglesCpu(args, worker); });
+    if (!device.is_cuda()) {
+      RopeAnglesReference(args);
       check();
+      for (int n_workers = 1; n_workers <= 5; ++n_workers) {
+        RunOnWorkers(n_workers, [&](Worker worker) { RopeAnglesCpu(args, worker); });
+        check();
+      }
+      continue;
     }
-    if (!cuda::Check(kCudaDevice).ok()) continue;
     Arena arena(kCudaDevice, Access::kShared);
     float* shared = arena.New<float>(5 * head_dim);
     ProgramRunner(kCudaDevice)
@@ -48,6 +50,11 @@ TEST(RopeAngles, MatchDoublesOfTheFp32Product) {
     std::copy_n(shared, 5 * head_dim, out.data());
     check();
   }
+}
+TEST(RopeAngles, MatchDoublesOfTheFp32Product) { CheckAngles(kCpuDevice); }
+TEST(RopeAngles, MatchDoublesOfTheFp32ProductOnCuda) {
+  TANDEM_SKIP_WITHOUT(kCudaDevice);
+  CheckAngles(kCudaDevice);
 }
 
 struct Shape {
@@ -249,7 +256,7 @@ struct Append {
   }
 };
 
-TEST(RopeAppend, RotatesAndStores) {
+void RotateAndStore(Device device) {
   std::mt19937 random(2);
   for (const Shape& shape : {Shape{1, 1, 2, 1, DType::kF32, false}, Shape{4, 2, 24, 5, DType::kF32, true},
                              Shape{6, 2, 32, 4, DType::kBf16, false}, Shape{8, 4, 64, 16, DType::kBf16, true},
@@ -258,16 +265,24 @@ TEST(RopeAppend, RotatesAndStores) {
     SCOPED_TRACE(std::to_string(shape.n_heads) + "/" + std::to_string(shape.n_kv_heads) + " heads of " +
                  std::to_string(shape.head_dim));
     const Append append(shape, {{0, 0}, {1, 6}, {1, 7}, {2, 3}}, random);
-    append.Check(append.Run(0));
-    ForEachTarget([&] {
-      const Append::Result one = append.Run(1);
-      append.Check(one);
-      for (int n_workers = 2; n_workers <= 5; ++n_workers)
-        ASSERT_TRUE(append.Run(n_workers) == one) << n_workers;
-    });
-    if (cuda::Check(kCudaDevice).ok()) append.Check(append.RunOnCuda());
-    if (HasFatalFailure()) return;
+    if (device.is_cuda()) {
+      append.Check(append.RunOnCuda());
+    } else {
+      append.Check(append.Run(0));
+      ForEachTarget([&] {
+        const Append::Result one = append.Run(1);
+        append.Check(one);
+        for (int n_workers = 2; n_workers <= 5; ++n_workers)
+          ASSERT_TRUE(append.Run(n_workers) == one) << n_workers;
+      });
+    }
+    if (testing::Test::HasFatalFailure()) return;
   }
+}
+TEST(RopeAppend, RotatesAndStores) { RotateAndStore(kCpuDevice); }
+TEST(RopeAppend, RotatesAndStoresOnCuda) {
+  TANDEM_SKIP_WITHOUT(kCudaDevice);
+  RotateAndStore(kCudaDevice);
 }
 
 TEST(RopeAppend, ARowHasTheSameBitsInAnyCompany) {
