@@ -74,7 +74,7 @@ struct ExecutorOptions {
   // CUDA: decode forwards as one kernel (kernels/stream) where that can be done; the same bits either way.
   bool stream_kernels = true;
   // CUDA: have graphs stamp the device's clock where a lane's phase changes (stamp_plan.h), for times(). A stamp is a kernel
-  // of one thread that the lane waits for, some 1.5 us as the shortest steps (publish), and one more at a program's end
+  // of one thread that the lane waits for, as short as the shortest steps (publish), and one more at a program's end
   // hands them to the host: in a round of gamma draft steps 2 gamma + 6 of them. The CPU, and a device with check_steps,
   // always know times().
   bool time_phases = false;
